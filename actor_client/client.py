@@ -1,0 +1,314 @@
+"""The wire seen from an actor: join, fetch weights in the background, submit unrolls with several under way at once.
+
+`grpc.RpcError` never leaves this module. Calls that can succeed later are tried again, with backoff, until `close`.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeVar
+
+import grpc
+import numpy as np
+from torch import Tensor
+
+from actor_client.backoff import Backoff
+from impala.errors import Refused
+from impala.unroll import Episode, Unroll
+from impala.wire import (
+    MAX_MESSAGE_BYTES,
+    PROTOCOL_VERSION,
+    Assignment,
+    decode_assignment,
+    decode_parameters,
+    encode_episodes,
+    encode_unroll,
+)
+from protos import impala_pb2 as pb
+from protos import impala_pb2_grpc as pb_grpc
+
+log = logging.getLogger(__name__)
+
+ResponseT = TypeVar("ResponseT")
+
+_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # A learner that is gone without a word is noticed within 20 s.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    # A learner that restarted is found again within seconds; gRPC's own ceiling is two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 3_000),
+)
+
+_JOIN_SECONDS = 15.0
+_FETCH_SECONDS = 30.0
+# Long, for it includes the wait for a place in a full queue.
+_SUBMIT_SECONDS = 120.0
+
+_RETRY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
+_COMPLAIN_EVERY_SECONDS = 10.0
+
+
+class Closed(Exception):
+    """`close` was called while a call was under way; whoever called it knows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameters:
+    """One version of the weights: the network's state dict and its number."""
+
+    version: int
+    tensors: dict[str, Tensor]
+
+
+class LearnerClient:
+    """One actor's connection to its learner.
+
+    Threads of its own, named `fetch` and `submit-N`, run from `start` to `close`. An error in one of them is raised by the next
+    call of `submit` or `newest_parameters`.
+
+    Args:
+        address: HOST:PORT.
+        actor_id, incarnation: see the .proto.
+        host: for the learner to display.
+    """
+
+    def __init__(self, address: str, *, actor_id: str, incarnation: int, host: str = "") -> None:
+        self._address = address
+        self._actor_id = actor_id
+        self._incarnation = incarnation
+        self._host = host
+        self._environments = 0
+        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
+        self._stub = pb_grpc.LearnerStub(self._channel)
+        self._closed = threading.Event()
+        self._run_over = threading.Event()
+        self._reassigned = threading.Event()
+        self._failure: Exception | None = None
+        self._assignment: Assignment | None = None
+        self._joining = threading.Lock()
+        self._changed = threading.Condition()
+        self._parameters: Parameters | None = None
+        self._newest_version = 1
+        self._sequence = 0
+        self._requests: queue.Queue[tuple[pb.SubmitTrajectoryRequest, float] | None] = queue.Queue()
+        self._window = threading.Semaphore(0)
+        self._threads: list[threading.Thread] = []
+
+    def join(self, environments: int) -> Assignment:
+        """Returns what to run, waiting for a learner that is not up yet.
+
+        Raises:
+            Refused: the learner will never have this actor.
+            Closed: `close` was called meanwhile.
+        """
+        self._environments = environments
+        request = pb.JoinRequest(
+            protocol_version=PROTOCOL_VERSION,
+            actor_id=self._actor_id,
+            incarnation=self._incarnation,
+            host=self._host,
+            environments=environments,
+        )
+        response = self._call("Join", lambda: self._stub.Join.future(request, timeout=_JOIN_SECONDS))
+        return decode_assignment(response)
+
+    def start(self, assignment: Assignment) -> None:
+        """Starts fetching weights and sending unrolls for an assignment."""
+        self._assignment = assignment
+        self._window = threading.Semaphore(assignment.max_in_flight)
+        threads = {"fetch": self._fetch_forever}
+        threads.update({f"submit-{index}": self._submit_forever for index in range(assignment.max_in_flight)})
+        for name, work in threads.items():
+            thread = threading.Thread(target=self._guarded, args=(work,), name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    @property
+    def run_over(self) -> bool:
+        """The learner said that the run has ended."""
+        return self._run_over.is_set()
+
+    @property
+    def reassigned(self) -> bool:
+        """A learner that restarted has something else to run: close, and join anew."""
+        return self._reassigned.is_set()
+
+    def newest_parameters(self) -> Parameters | None:
+        """Returns the newest weights fetched so far, waiting for the first; None once the run is over or reassigned.
+
+        Raises:
+            Refused: the learner refuses this actor.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._parameters is not None or self._must_stop())
+            self._raise_failure()
+            return None if self._must_stop() else self._parameters
+
+    def submit(self, unroll: Unroll[np.ndarray], episodes: list[Episode], first_step_at: float) -> bool:
+        """Sends an unroll, waiting while as many as the learner allows are under way. The unroll is copied before it returns.
+
+        Args:
+            first_step_at: when its first step was taken, by `time.monotonic`.
+
+        Returns:
+            False once the run is over or reassigned, or the client closed.
+
+        Raises:
+            Refused: the learner refuses this actor or its unrolls.
+        """
+        assert self._assignment is not None, "start comes before submit"
+        self._sequence += 1
+        request = pb.SubmitTrajectoryRequest(
+            actor_id=self._actor_id,
+            incarnation=self._incarnation,
+            sequence=self._sequence,
+            spec_digest=self._assignment.spec_digest,
+            unroll=encode_unroll(unroll),
+            episodes=encode_episodes(episodes),
+        )
+        self._window.acquire()
+        self._raise_failure()
+        if self._must_stop():
+            return False
+        self._requests.put((request, first_step_at))
+        return True
+
+    def close(self) -> None:
+        """Cancels what is under way and ends the threads. Safe to call twice, and from a signal handler's thread."""
+        self._closed.set()
+        self._channel.close()
+        for _ in self._threads:
+            self._requests.put(None)
+        self._wake()
+        for thread in self._threads:
+            thread.join()
+
+    # --- the threads
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Closed:
+            pass
+        except Exception as error:  # noqa: BLE001 - handed to the actor's thread, which raises it
+            self._failure = error
+        finally:
+            self._wake()
+
+    def _wake(self) -> None:
+        """Lets everyone who waits see that something changed."""
+        with self._changed:
+            self._changed.notify_all()
+        if self._must_stop() or self._failure is not None:
+            self._window.release()
+
+    def _fetch_forever(self) -> None:
+        known = 0
+        while not self._must_stop():
+            with self._changed:
+                self._changed.wait_for(lambda known=known: self._newest_version > known or self._must_stop())  # type: ignore[misc]
+            if self._must_stop():
+                return
+            request = pb.GetParametersRequest(actor_id=self._actor_id, known_version=known)
+            response = self._call(
+                "GetParameters", lambda request=request: self._stub.GetParameters.future(request, timeout=_FETCH_SECONDS)
+            )
+            if response.not_modified:
+                continue
+            known = response.version
+            parameters = Parameters(version=known, tensors=decode_parameters(response.parameters))
+            with self._changed:
+                self._parameters = parameters
+                self._newest_version = max(self._newest_version, known)
+                self._changed.notify_all()
+
+    def _submit_forever(self) -> None:
+        while (item := self._requests.get()) is not None:
+            self._submit_one(*item)
+            self._window.release()
+
+    def _submit_one(self, request: pb.SubmitTrajectoryRequest, first_step_at: float) -> None:
+        def attempt() -> Any:
+            request.age_seconds = time.monotonic() - first_step_at
+            return self._stub.SubmitTrajectory.future(request, timeout=_SUBMIT_SECONDS)
+
+        response = self._call("SubmitTrajectory", attempt, rejoin=True)
+        if response is None:
+            return
+        if response.reason == pb.REASON_RUN_OVER:
+            self._run_over.set()
+        elif response.reason == pb.REASON_STALE:
+            log.warning("unroll %d was too old to train on", request.sequence)
+        with self._changed:
+            self._newest_version = max(self._newest_version, response.parameter_version)
+        self._wake()
+
+    # --- calls
+
+    def _call(self, name: str, attempt: Callable[[], Any], *, rejoin: bool = False) -> Any:
+        """Returns the answer of a call, tried again until it has one.
+
+        With `rejoin`, an answer of FAILED_PRECONDITION leads to a new Join first; None is returned when the learner has something
+        else to run.
+        """
+        backoff, complain_at, silent_since = Backoff(), 0.0, time.monotonic()
+        while True:
+            try:
+                return self._attempt(attempt)
+            except grpc.RpcError as error:
+                status = error.code()
+                if rejoin and status == grpc.StatusCode.FAILED_PRECONDITION:
+                    log.info("joining again: %s", error.details())
+                    if not self._rejoin():
+                        return None
+                elif status not in _RETRY:
+                    self._refuse(name, error)
+                elif time.monotonic() >= complain_at:
+                    complain_at = time.monotonic() + _COMPLAIN_EVERY_SECONDS
+                    waited = time.monotonic() - silent_since
+                    log.warning("no answer from %s for %.0f s (%s: %s)", self._address, waited, status.name, error.details())
+            if self._closed.wait(backoff.next_delay()):
+                raise Closed
+
+    def _attempt(self, attempt: Callable[[], Any]) -> Any:
+        if self._closed.is_set():
+            raise Closed
+        try:
+            return attempt().result()
+        except (ValueError, grpc.FutureCancelledError) as error:  # what a channel that was closed meanwhile raises
+            if self._closed.is_set():
+                raise Closed from error
+            raise
+
+    def _refuse(self, name: str, error: grpc.RpcError) -> NoReturn:
+        if self._closed.is_set():
+            raise Closed from error
+        raise Refused(f"{name} refused by {self._address}: {error.code().name}: {error.details()}") from error
+
+    def _rejoin(self) -> bool:
+        """Joins again, one thread at a time; returns whether the assignment is still the same."""
+        assert self._assignment is not None
+        with self._joining:
+            if self._must_stop():
+                return False
+            if self.join(self._environments).spec_digest == self._assignment.spec_digest:
+                return True
+        log.info("the learner has something else to run now")
+        self._reassigned.set()
+        return False
+
+    def _must_stop(self) -> bool:
+        return self._closed.is_set() or self._run_over.is_set() or self._reassigned.is_set() or self._failure is not None
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure

@@ -1,0 +1,103 @@
+"""An actor process from start to end: joins, acts and sends until the run is over."""
+
+import logging
+import time
+
+import torch
+
+from actor_client.actor import Actor
+from actor_client.client import Closed, LearnerClient
+from actor_client.config import ActorConfig
+from impala.environments import VectorEnvironment
+from impala.errors import ConfigError
+from impala.networks import build_network
+from impala.wire import Assignment
+
+log = logging.getLogger(__name__)
+
+
+class ActorProcess:
+    """Takes part in runs until one is over or `stop` is called."""
+
+    def __init__(self, config: ActorConfig, *, actor_id: str, incarnation: int, host: str) -> None:
+        self._config = config
+        self._actor_id = actor_id
+        self._incarnation = incarnation
+        self._host = host
+        self._client: LearnerClient | None = None
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Ends `run` soon, from any thread."""
+        self._stopped = True
+        if self._client is not None:
+            self._client.close()
+
+    def run(self) -> None:
+        """Returns when the run is over or `stop` was called. A learner that came back with something else to run is joined anew.
+
+        Raises:
+            ConfigError: the environment cannot be made on this machine.
+            Refused: the learner refuses this actor.
+        """
+        torch.set_num_threads(self._config.threads)
+        while not self._stopped:
+            client = LearnerClient(
+                self._config.learner, actor_id=self._actor_id, incarnation=self._incarnation, host=self._host
+            )
+            self._client = client
+            try:
+                if self._take_part(client):
+                    return
+            except Closed:
+                return
+            finally:
+                client.close()
+            # Sequences start over with a new client.
+            self._incarnation = time.time_ns()
+
+    def _take_part(self, client: LearnerClient) -> bool:
+        """Acts for one assignment; returns whether that was the last."""
+        assignment = client.join(self._config.envs)
+        actor, environment = _build(assignment)
+        log.info(
+            "joined run %s at %s: %s x %d, unrolls of %d",
+            assignment.run_id,
+            self._config.learner,
+            assignment.agent.environment_id,
+            assignment.environments,
+            assignment.unroll_spec.unroll_length,
+        )
+        try:
+            client.start(assignment)
+            _act(client, actor)
+        finally:
+            environment.close()
+        if client.run_over:
+            log.info("the run is over")
+        return not client.reassigned
+
+
+def _act(client: LearnerClient, actor: Actor) -> None:
+    version = 0
+    while (parameters := client.newest_parameters()) is not None:
+        if parameters.version != version:
+            version = parameters.version
+            actor.load_parameters(version, parameters.tensors)
+        first_step_at = time.monotonic()
+        collected = actor.collect()
+        if not client.submit(collected.unroll, collected.episodes, first_step_at):
+            return
+
+
+def _build(assignment: Assignment) -> tuple[Actor, VectorEnvironment]:
+    agent = assignment.agent
+    environment = VectorEnvironment(agent.environment_id, agent.environment_kwargs, assignment.environments)
+    if environment.spec != assignment.unroll_spec.environment:
+        environment.close()
+        raise ConfigError(
+            f"environment: {agent.environment_id} is another one here than at the learner: "
+            f"expected {assignment.unroll_spec.environment}, came {environment.spec}"
+        )
+    network = build_network(agent.network, environment.spec)
+    return Actor(environment, network, unroll_length=agent.unroll_length, seed=assignment.seed), environment

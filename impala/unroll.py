@@ -1,0 +1,107 @@
+"""The Unroll: T steps of E environments, as an actor collected them and as the learner trains on them.
+
+One convention, with no special cases. Row t is the transition x_t -> x_{t+1}. After an episode's last step, x_{t+1} is its true
+final observation, and transition t+1 is the reset, so that `is_first[t+2]`. Reset rows are real rows of zero weight.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+
+ArrayT = TypeVar("ArrayT", np.ndarray, torch.Tensor)
+OtherT = TypeVar("OtherT", np.ndarray, torch.Tensor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Episode:
+    """One finished episode, of true (unclipped, undiscounted) rewards. `length` is in agent steps."""
+
+    episode_return: float
+    length: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unroll(Generic[ArrayT]):
+    """T steps of E environments, of NumPy arrays (on the wire, in the queue) or of tensors (in the loss).
+
+    Attributes:
+        observations: entry name to [T+1, E, ...]: x_0 .. x_T.
+        is_first: [T+1, E] bool: x_t is the first observation of an episode; recurrent state is zeroed before it is consumed.
+        actions: [T, E] int64: taken at x_t.
+        rewards: [T, E] float32: for leaving x_t, unclipped.
+        terminated: [T, E] bool: the environment ended at x_{t+1}, which is worth nothing. A time limit is not termination.
+        behaviour_log_probs: [T, E] float32: log mu(a_t | x_t), of the weights that acted.
+        initial_state: entry name to [E, ...]: recurrent state before x_0; empty for feed-forward networks.
+        parameter_version: [E] int64: the one version that acted in all T steps of a column.
+    """
+
+    observations: Mapping[str, ArrayT]
+    is_first: ArrayT
+    actions: ArrayT
+    rewards: ArrayT
+    terminated: ArrayT
+    behaviour_log_probs: ArrayT
+    initial_state: Mapping[str, ArrayT]
+    parameter_version: ArrayT
+
+    @property
+    def length(self) -> int:
+        """T."""
+        return int(self.actions.shape[0])
+
+    @property
+    def environments(self) -> int:
+        """E: the number of columns, each one environment's trajectory."""
+        return int(self.actions.shape[1])
+
+    @property
+    def env_steps(self) -> int:
+        """Agent steps in it: T x E less the reset rows, in which no environment acted."""
+        return self.length * self.environments - int(self.is_first[1:].sum())
+
+    def columns(self, start: int, stop: int) -> "Unroll[ArrayT]":
+        """Returns columns start to stop (not included), as views."""
+        return Unroll(
+            observations={name: array[:, start:stop] for name, array in self.observations.items()},
+            is_first=self.is_first[:, start:stop],
+            actions=self.actions[:, start:stop],
+            rewards=self.rewards[:, start:stop],
+            terminated=self.terminated[:, start:stop],
+            behaviour_log_probs=self.behaviour_log_probs[:, start:stop],
+            initial_state={name: array[start:stop] for name, array in self.initial_state.items()},
+            parameter_version=self.parameter_version[start:stop],
+        )
+
+    def map(self, function: Callable[[ArrayT], OtherT]) -> "Unroll[OtherT]":
+        """Returns an unroll with `function` applied to every array."""
+        return Unroll(
+            observations={name: function(array) for name, array in self.observations.items()},
+            is_first=function(self.is_first),
+            actions=function(self.actions),
+            rewards=function(self.rewards),
+            terminated=function(self.terminated),
+            behaviour_log_probs=function(self.behaviour_log_probs),
+            initial_state={name: function(array) for name, array in self.initial_state.items()},
+            parameter_version=function(self.parameter_version),
+        )
+
+
+def concatenate(unrolls: Sequence[Unroll[np.ndarray]]) -> Unroll[np.ndarray]:
+    """Returns the unrolls side by side: [T, E_1 + E_2 + ...]. Copies, even a single one, so that the result is writable."""
+    return Unroll(
+        observations={
+            name: np.concatenate([unroll.observations[name] for unroll in unrolls], axis=1) for name in unrolls[0].observations
+        },
+        is_first=np.concatenate([unroll.is_first for unroll in unrolls], axis=1),
+        actions=np.concatenate([unroll.actions for unroll in unrolls], axis=1),
+        rewards=np.concatenate([unroll.rewards for unroll in unrolls], axis=1),
+        terminated=np.concatenate([unroll.terminated for unroll in unrolls], axis=1),
+        behaviour_log_probs=np.concatenate([unroll.behaviour_log_probs for unroll in unrolls], axis=1),
+        initial_state={
+            name: np.concatenate([unroll.initial_state[name] for unroll in unrolls], axis=0) for name in unrolls[0].initial_state
+        },
+        parameter_version=np.concatenate([unroll.parameter_version for unroll in unrolls]),
+    )

@@ -1,0 +1,34 @@
+"""The codec between arrays and messages: the one package that knows both NumPy or torch and the protos.
+
+Every `decode_*` treats its message as hostile: dtype, shape, byte count and values are checked against what this run expects,
+sizes before anything is allocated, and the error names the field.
+"""
+
+from impala.wire.assignments import (
+    MAX_MESSAGE_BYTES,
+    PROTOCOL_VERSION,
+    Assignment,
+    decode_assignment,
+    encode_assignment,
+    spec_digest,
+)
+from impala.wire.parameters import decode_parameters, encode_parameters
+from impala.wire.tensors import decode_tensor, encode_tensor
+from impala.wire.unrolls import decode_episodes, decode_unroll, encode_episodes, encode_unroll
+
+__all__ = [
+    "MAX_MESSAGE_BYTES",
+    "PROTOCOL_VERSION",
+    "Assignment",
+    "decode_assignment",
+    "decode_episodes",
+    "decode_parameters",
+    "decode_tensor",
+    "decode_unroll",
+    "encode_assignment",
+    "encode_episodes",
+    "encode_parameters",
+    "encode_tensor",
+    "encode_unroll",
+    "spec_digest",
+]

@@ -1,0 +1,98 @@
+"""The tensor codec: NumPy arrays and `Tensor` messages, with nothing assumed of the sender."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from impala.errors import InvalidMessage
+from impala.specs import EntrySpec
+from protos import impala_pb2 as pb
+
+_MAX_AXES = 8
+
+NUMPY_OF_DTYPE: Mapping[pb.DType, np.dtype[Any]] = {
+    pb.DTYPE_BOOL: np.dtype(np.bool_),
+    pb.DTYPE_UINT8: np.dtype(np.uint8),
+    pb.DTYPE_INT32: np.dtype("<i4"),
+    pb.DTYPE_INT64: np.dtype("<i8"),
+    pb.DTYPE_FLOAT32: np.dtype("<f4"),
+    pb.DTYPE_FLOAT64: np.dtype("<f8"),
+}
+DTYPE_OF_NUMPY = {dtype: number for number, dtype in NUMPY_OF_DTYPE.items()}
+assert set(NUMPY_OF_DTYPE) == set(pb.DType.values()) - {pb.DTYPE_UNSPECIFIED}, "a DType of the .proto has no NumPy dtype here"
+
+
+def encode_tensor(array: np.ndarray) -> pb.Tensor:
+    """Returns an array of any memory layout as a message: C-ordered, little-endian, raw. Copies.
+
+    Raises:
+        TypeError: a dtype that the wire does not carry.
+    """
+    number = DTYPE_OF_NUMPY.get(array.dtype.newbyteorder("<"))
+    if number is None:
+        raise TypeError(f"tensor: expected one of {[str(dtype) for dtype in DTYPE_OF_NUMPY]}, came {array.dtype}")
+    data = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+    return pb.Tensor(dtype=number, shape=array.shape, data=data, encoding=pb.ENCODING_RAW)
+
+
+def decode_tensor(message: pb.Tensor, field: str) -> np.ndarray:
+    """Returns a message as a read-only array over its own bytes. `field` is its path in the .proto, for errors.
+
+    Raises:
+        InvalidMessage: unknown dtype or encoding, too many axes, or a byte count that is not prod(shape) * itemsize.
+    """
+    dtype = NUMPY_OF_DTYPE.get(message.dtype)
+    if dtype is None:
+        raise InvalidMessage(f"{field}.dtype", "a DType other than UNSPECIFIED", enum_name(pb.DType, message.dtype))
+    if message.encoding != pb.ENCODING_RAW:
+        raise InvalidMessage(f"{field}.encoding", "ENCODING_RAW", enum_name(pb.Encoding, message.encoding))
+    shape = tuple(message.shape)
+    if len(shape) > _MAX_AXES:
+        raise InvalidMessage(f"{field}.shape", f"at most {_MAX_AXES} axes", f"{len(shape)}")
+    data = message.data
+    # Python integers: a product of absurd sizes cannot wrap around to the right byte count.
+    if math.prod(shape) * dtype.itemsize != len(data):
+        raise InvalidMessage(
+            f"{field}.data", f"{math.prod(shape) * dtype.itemsize} bytes for {dtype} of shape {list(shape)}", f"{len(data)} bytes"
+        )
+    if dtype == np.bool_ and not _is_zero_or_one(data):
+        raise InvalidMessage(f"{field}.data", "bytes of 0 or 1", f"{max(data)}")
+    return np.frombuffer(data, dtype=dtype).reshape(shape)
+
+
+def _is_zero_or_one(data: bytes) -> bool:
+    return not data or int(np.frombuffer(data, dtype=np.uint8).max()) <= 1
+
+
+def enum_name(enum: Any, number: int) -> str:
+    return str(enum.Name(number)) if number in enum.values() else f"unknown number {number}"
+
+
+def decode_tensor_as(message: pb.Tensor, field: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
+    """`decode_tensor`, held against the dtype and shape that this run has; floats must be finite."""
+    expected = DTYPE_OF_NUMPY[dtype]
+    if message.dtype != expected:
+        raise InvalidMessage(f"{field}.dtype", pb.DType.Name(expected), enum_name(pb.DType, message.dtype))
+    if tuple(message.shape) != shape:
+        raise InvalidMessage(f"{field}.shape", str(list(shape)), str(list(message.shape)))
+    array = decode_tensor(message, field)
+    if dtype.kind == "f" and not np.isfinite(array).all():
+        raise InvalidMessage(f"{field}.data", "finite values", f"{np.count_nonzero(~np.isfinite(array))} NaN or infinite")
+    return array
+
+
+def decode_named_tensors(
+    messages: Iterable[pb.NamedTensor], field: str, entries: Mapping[str, EntrySpec], leading: tuple[int, ...]
+) -> dict[str, np.ndarray]:
+    by_name = {message.name: message.tensor for message in messages}
+    if by_name.keys() != entries.keys():
+        raise InvalidMessage(field, f"the entries {sorted(entries)}", f"{sorted(by_name)}")
+    return {
+        name: decode_tensor_as(by_name[name], f"{field}[{name}]", entry.dtype, leading + entry.shape) for name, entry in entries.items()
+    }
+
+
+def encode_named_tensors(arrays: Mapping[str, np.ndarray]) -> list[pb.NamedTensor]:
+    return [pb.NamedTensor(name=name, tensor=encode_tensor(array)) for name, array in arrays.items()]

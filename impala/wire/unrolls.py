@@ -1,0 +1,95 @@
+"""The unroll codec: what an actor sends, and the checks that make it safe to train on."""
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+from impala.errors import InvalidMessage
+from impala.specs import UnrollSpec
+from impala.unroll import Episode, Unroll
+from impala.wire.tensors import decode_named_tensors, decode_tensor_as, encode_named_tensors, encode_tensor
+from protos import impala_pb2 as pb
+
+
+def encode_unroll(unroll: Unroll[np.ndarray]) -> pb.Unroll:
+    """Returns an actor's unroll as a message. Its columns all carry one parameter version. Copies."""
+    versions = np.unique(unroll.parameter_version)
+    assert versions.size == 1, f"one version acts in all steps of an actor's unroll, came {versions}"
+    return pb.Unroll(
+        parameter_version=int(versions[0]),
+        observations=encode_named_tensors(unroll.observations),
+        is_first=encode_tensor(unroll.is_first),
+        actions=encode_tensor(unroll.actions),
+        rewards=encode_tensor(unroll.rewards),
+        terminated=encode_tensor(unroll.terminated),
+        behaviour_log_probs=encode_tensor(unroll.behaviour_log_probs),
+        initial_state=encode_named_tensors(unroll.initial_state),
+    )
+
+
+def decode_unroll(message: pb.Unroll, spec: UnrollSpec) -> Unroll[np.ndarray]:
+    """Returns a message as an unroll that is safe to train on; its arrays are read-only views of the message's bytes.
+
+    Raises:
+        InvalidMessage: anything that `spec` does not allow, NaN or infinite values, actions out of range, log-probabilities
+            above 0, versions below 1.
+    """
+    if message.parameter_version < 1:
+        raise InvalidMessage("unroll.parameter_version", "a version of at least 1", f"{message.parameter_version}")
+    length = spec.unroll_length
+    environments = _environments(message, spec)
+    rows = (length, environments)
+    observations = decode_named_tensors(
+        message.observations, "unroll.observations", spec.environment.observations, (length + 1, environments)
+    )
+    actions = decode_tensor_as(message.actions, "unroll.actions", np.dtype(np.int64), rows)
+    if actions.min() < 0 or actions.max() >= spec.environment.num_actions:
+        came = f"{actions.min()} to {actions.max()}"
+        raise InvalidMessage("unroll.actions.data", f"actions 0 to {spec.environment.num_actions - 1}", came)
+    log_probs = decode_tensor_as(message.behaviour_log_probs, "unroll.behaviour_log_probs", np.dtype(np.float32), rows)
+    if log_probs.max() > 0.0:
+        raise InvalidMessage("unroll.behaviour_log_probs.data", "log-probabilities of at most 0", f"{log_probs.max()}")
+    return Unroll(
+        observations=observations,
+        is_first=decode_tensor_as(message.is_first, "unroll.is_first", np.dtype(np.bool_), (length + 1, environments)),
+        actions=actions,
+        rewards=decode_tensor_as(message.rewards, "unroll.rewards", np.dtype(np.float32), rows),
+        terminated=decode_tensor_as(message.terminated, "unroll.terminated", np.dtype(np.bool_), rows),
+        behaviour_log_probs=log_probs,
+        initial_state=decode_named_tensors(message.initial_state, "unroll.initial_state", spec.state, (environments,)),
+        parameter_version=np.full(environments, message.parameter_version, dtype=np.int64),
+    )
+
+
+def _environments(message: pb.Unroll, spec: UnrollSpec) -> int:
+    """Returns E, which the actor chooses within the learner's limit; the action's shape says which."""
+    if not message.HasField("actions"):
+        raise InvalidMessage("unroll.actions", "a tensor", "none")
+    shape = tuple(message.actions.shape)
+    if len(shape) != 2 or shape[0] != spec.unroll_length or not 1 <= shape[1] <= spec.max_environments:
+        expected = f"[{spec.unroll_length}, E] with E from 1 to {spec.max_environments}"
+        raise InvalidMessage("unroll.actions.shape", expected, str(list(shape)))
+    return shape[1]
+
+
+def encode_episodes(episodes: Iterable[Episode]) -> list[pb.Episode]:
+    """Returns finished episodes as messages."""
+    return [pb.Episode(episode_return=episode.episode_return, length=episode.length) for episode in episodes]
+
+
+def decode_episodes(messages: Iterable[pb.Episode], *, at_most: int) -> list[Episode]:
+    """Returns finished episodes.
+
+    Raises:
+        InvalidMessage: more than `at_most`, a return that is not finite, or a length of 0.
+    """
+    episodes = [Episode(episode_return=message.episode_return, length=message.length) for message in messages]
+    if len(episodes) > at_most:
+        raise InvalidMessage("episodes", f"at most {at_most}, one a step", f"{len(episodes)}")
+    for index, episode in enumerate(episodes):
+        if not math.isfinite(episode.episode_return):
+            raise InvalidMessage(f"episodes[{index}].episode_return", "a finite number", f"{episode.episode_return}")
+        if episode.length < 1:
+            raise InvalidMessage(f"episodes[{index}].length", "at least 1", f"{episode.length}")
+    return episodes

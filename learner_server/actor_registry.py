@@ -1,0 +1,157 @@
+"""Who takes part: the actors of a run, and which of their unrolls have been answered."""
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from impala.errors import InvalidMessage, Mismatch
+
+# Sequences kept one by one for each actor. An actor has a few submissions open, so a gap that this many later ones have passed
+# is one that will never be sent: those that an earlier learner process answered after its last checkpoint.
+_MAX_ABOVE = 1024
+
+
+class SequenceLedger:
+    """Which sequences of one incarnation have been answered, so that a retry is told apart from a new unroll.
+
+    Answers may come out of order, so it keeps a floor, all at or below which are answered, and those above it one by one.
+    """
+
+    def __init__(self, floor: int = 0, above: Mapping[int, bool] | None = None) -> None:
+        self.floor = floor
+        self.above = dict(above or {})
+
+    def answer(self, sequence: int) -> bool | None:
+        """Returns whether `sequence` was accepted, or None if it has not been answered."""
+        return True if sequence <= self.floor else self.above.get(sequence)
+
+    def record(self, sequence: int, *, accepted: bool) -> None:
+        """Remembers the answer to `sequence`."""
+        if sequence > self.floor:
+            self.above[sequence] = accepted
+        if len(self.above) > _MAX_ABOVE:
+            self.floor = min(self.above) - 1
+        while self.floor + 1 in self.above:
+            self.floor += 1
+            del self.above[self.floor]
+
+
+@dataclass
+class Actor:
+    """One actor, as the learner sees it. `last_seen` is of `time.monotonic`."""
+
+    actor_id: str
+    index: int
+    incarnation: int
+    host: str = ""
+    environments: int = 0
+    joins: int = 0
+    env_steps: int = 0
+    parameter_version: int = 0
+    last_seen: float = 0.0
+    ledger: SequenceLedger = field(default_factory=SequenceLedger)
+
+
+class ActorRegistry:
+    """The actors of a run, by id. Written by the gRPC event loop, read by the training thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._actors: dict[str, Actor] = {}
+        self._next_index = 0
+
+    def join(self, actor_id: str, incarnation: int, host: str, environments: int) -> Actor:
+        """Returns the actor, new or known, after it joined.
+
+        Raises:
+            InvalidMessage: an actor_id that is empty, over 128 characters or not printable.
+            Mismatch: an incarnation older than the one that joined last under this id.
+        """
+        _check_actor_id(actor_id)
+        with self._lock:
+            actor = self._actors.get(actor_id)
+            if actor is None:
+                actor = Actor(actor_id, self._next_index, incarnation)
+                self._actors[actor_id] = actor
+                self._next_index += 1
+            elif incarnation < actor.incarnation:
+                raise _superseded(actor_id, incarnation, actor.incarnation)
+            elif incarnation > actor.incarnation:
+                actor.incarnation = incarnation
+                actor.ledger = SequenceLedger()
+            actor.host, actor.environments = host[:128], environments
+            actor.joins += 1
+            actor.last_seen = time.monotonic()
+            return actor
+
+    def find(self, actor_id: str, incarnation: int) -> Actor:
+        """Returns an actor that joined this learner process, and notes that it was seen.
+
+        Raises:
+            InvalidMessage: as `join`.
+            Mismatch: it did not join, or another incarnation of it did since.
+        """
+        _check_actor_id(actor_id)
+        with self._lock:
+            actor = self._actors.get(actor_id)
+            if actor is None or not actor.joins:
+                raise Mismatch("actor_id", "an actor that has joined this learner", repr(actor_id[:140]))
+            if incarnation != actor.incarnation:
+                raise _superseded(actor_id, incarnation, actor.incarnation)
+            actor.last_seen = time.monotonic()
+            return actor
+
+    def record(self, actor: Actor, sequence: int, *, accepted: bool, env_steps: int, parameter_version: int) -> None:
+        """Remembers the answer to one of an actor's unrolls."""
+        with self._lock:
+            actor.ledger.record(sequence, accepted=accepted)
+            if accepted:
+                actor.env_steps += env_steps
+                actor.parameter_version = parameter_version
+
+    def seen_within(self, seconds: float) -> int:
+        """Returns how many actors called within the last `seconds`."""
+        since = time.monotonic() - seconds
+        with self._lock:
+            return sum(actor.last_seen >= since and actor.joins > 0 for actor in self._actors.values())
+
+    def steps_by_actor(self) -> dict[str, int]:
+        """Returns the accepted agent steps of each actor, by id."""
+        with self._lock:
+            return {actor.actor_id: actor.env_steps for actor in self._actors.values()}
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns what a restarted learner must know: incarnations, ledgers, and the next index, hence seeds."""
+        with self._lock:
+            actors = {
+                actor.actor_id: {
+                    "index": actor.index,
+                    "incarnation": actor.incarnation,
+                    "env_steps": actor.env_steps,
+                    "floor": actor.ledger.floor,
+                    "above": [[sequence, accepted] for sequence, accepted in actor.ledger.above.items()],
+                }
+                for actor in self._actors.values()
+            }
+            return {"next_index": self._next_index, "actors": actors}
+
+    def restore(self, values: Mapping[str, Any]) -> None:
+        """Takes over what `to_json` returned; the actors have to join again before they submit."""
+        with self._lock:
+            self._next_index = values["next_index"]
+            for actor_id, kept in values["actors"].items():
+                ledger = SequenceLedger(kept["floor"], {sequence: accepted for sequence, accepted in kept["above"]})
+                self._actors[actor_id] = Actor(
+                    actor_id, kept["index"], kept["incarnation"], env_steps=kept["env_steps"], ledger=ledger
+                )
+
+
+def _check_actor_id(actor_id: str) -> None:
+    if not 1 <= len(actor_id) <= 128 or not actor_id.isprintable():
+        raise InvalidMessage("actor_id", "1 to 128 printable characters", repr(actor_id[:140]))
+
+
+def _superseded(actor_id: str, came: int, newest: int) -> Mismatch:
+    return Mismatch("incarnation", f"{newest}, which joined last as {actor_id!r}", f"{came}")

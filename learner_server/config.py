@@ -1,0 +1,129 @@
+"""The learner's configuration: one frozen dataclass that is also its `--help`."""
+
+import re
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from impala.config import AgentConfig, LossConfig, NetworkConfig, OptimiserConfig
+from impala.errors import ConfigError
+
+LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnerConfig:
+    """Trains one agent by IMPALA from the unrolls that actors send."""
+
+    # What to train.
+    env: str = ""
+    """Gymnasium environment id, for example CartPole-v1."""
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments for the environment."""
+    preset: str = ""
+    """Named defaults; flags given besides override them. One of: cartpole."""
+    total_steps: int = 1_000_000
+    """Trained agent steps after which the run ends; the learning rate is annealed over them."""
+    stop_at_return: float | None = None
+    """End the run when the mean return of the last 100 finished episodes reaches this; exit code 1 if it never does."""
+    seed: int = 0
+    """Seeds the weights and, one by one, the actors."""
+
+    # Where.
+    actors: int = 0
+    """Local actor processes to start; 0 waits for remote ones."""
+    envs: int = 32
+    """Environments that an actor steps side by side, unless it chooses otherwise."""
+    listen: str = "127.0.0.1:0"
+    """HOST:PORT to serve on; port 0 takes a free one."""
+    insecure: bool = False
+    """Serve on an address other than loopback although nothing is encrypted and nobody is asked who they are."""
+    run_dir: Path | None = None
+    """Where the run is kept; resumes if it holds a checkpoint. Default: runs/ENV-seedN-TIME."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where the learner computes."""
+    threads: int = 1
+    """Threads that a learner step computes with on the CPU."""
+
+    # How unrolls become batches.
+    unroll_length: int = 20
+    """T: steps in an unroll (Table G.1: 20)."""
+    batch_size: int = 32
+    """Trajectories in a learner step (Table G.1: 32)."""
+    queue_batches: int = 1
+    """Batches that may wait before actors do. More hides jitter; every one adds a version of policy lag."""
+    max_in_flight: int = 2
+    """Unrolls that an actor may have under way at once."""
+    max_policy_lag: int = 1000
+    """Unrolls of weights that are more versions old than this are dropped."""
+    max_envs: int = 1024
+    """Most environments that one actor may step."""
+
+    # What to keep and to show.
+    checkpoint_seconds: float = 60.0
+    """Between checkpoints; one is also written when the run ends."""
+    keep_checkpoints: int = 3
+    """Newest checkpoints kept."""
+    log_seconds: float = 0.5
+    """Between lines of metrics.jsonl; at most 1."""
+
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+
+    def __post_init__(self) -> None:
+        if not self.env:
+            raise ConfigError("env: expected --env ID or --preset NAME, came neither")
+        _at_least(self, 1, "total_steps", "envs", "unroll_length", "batch_size", "queue_batches", "max_in_flight", "threads")
+        _at_least(self, 0, "actors", "seed", "max_policy_lag")
+        _at_least(self, 1, "max_envs", "keep_checkpoints")
+        if self.envs > self.max_envs:
+            raise ConfigError(f"envs: expected at most max_envs ({self.max_envs}), came {self.envs}")
+        if not 0.0 < self.log_seconds <= 1.0:
+            raise ConfigError(f"log_seconds: expected more than 0 and at most 1, came {self.log_seconds}")
+        if not self.checkpoint_seconds > 0.0:
+            raise ConfigError(f"checkpoint_seconds: expected more than 0, came {self.checkpoint_seconds}")
+        host, _ = split_address(self.listen)
+        if host not in LOOPBACK_HOSTS and not self.insecure:
+            raise ConfigError(
+                f"listen: {self.listen} can be reached from other machines, and nothing would be encrypted or authenticated; "
+                "listen on 127.0.0.1, or say --insecure on a network that you trust"
+            )
+
+    def agent(self) -> AgentConfig:
+        """Returns what actors and evaluation need to know."""
+        return AgentConfig(
+            environment_id=self.env, environment_kwargs=self.env_kwargs, network=self.network, unroll_length=self.unroll_length
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """Returns, as JSON values, what decides what a run learns: a run directory belongs to one such configuration.
+
+        Where it runs, how much it logs and when it stops may change from one start to the next.
+        """
+        return {
+            "agent": self.agent().to_json(),
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "total_steps": self.total_steps,
+            "loss": asdict(self.loss),
+            "optimiser": asdict(self.optimiser),
+        }
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Returns host and port of HOST:PORT.
+
+    Raises:
+        ConfigError: it has another form.
+    """
+    match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\s]+):([0-9]{1,5})", address)
+    if not match or int(match[2]) > 65_535:
+        raise ConfigError(f"listen: expected HOST:PORT, came {address!r}")
+    return match[1], int(match[2])
+
+
+def _at_least(config: LearnerConfig, least: int, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < least:
+            raise ConfigError(f"{name}: expected at least {least}, came {getattr(config, name)}")

@@ -1,0 +1,101 @@
+"""Actor processes on the learner's own machine: started with it, looked after, and ended with it."""
+
+import logging
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from impala.errors import ImpalaError
+
+log = logging.getLogger(__name__)
+
+# An actor that dies this soon after its start, this often in a row, will not do better the next time.
+_SHORT_LIFE_SECONDS = 10.0
+_MOST_SHORT_LIVES = 3
+_EXIT_REFUSED = 2
+
+
+class LocalActorFailed(ImpalaError):
+    """A local actor cannot run; its log says why."""
+
+
+@dataclass
+class _Local:
+    process: subprocess.Popen[bytes]
+    started: float
+    short_lives: int = 0
+
+
+class LocalActors:
+    """`count` processes of impala-actor that call `address`.
+
+    Each holds the reading end of a pipe as its standard input and ends when that closes, so that they end with the learner even
+    when it is killed.
+
+    Args:
+        logs: folder for what they print, a file an actor.
+    """
+
+    def __init__(self, count: int, address: str, logs: Path) -> None:
+        self._address = address
+        self._logs = logs
+        if count:
+            logs.mkdir(exist_ok=True)
+        self._actors = [_Local(self._start(index), time.monotonic()) for index in range(count)]
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids, by index."""
+        return [actor.process.pid for actor in self._actors]
+
+    def look_after(self) -> None:
+        """Starts again what has died.
+
+        Raises:
+            LocalActorFailed: one cannot run, or keeps dying as soon as it starts.
+        """
+        for index, actor in enumerate(self._actors):
+            code = actor.process.poll()
+            if code is None or code == 0:
+                continue
+            lived = time.monotonic() - actor.started
+            actor.short_lives = actor.short_lives + 1 if lived < _SHORT_LIFE_SECONDS else 0
+            if code == _EXIT_REFUSED or actor.short_lives >= _MOST_SHORT_LIVES:
+                raise LocalActorFailed(f"local actor {index} ended with code {code}: {self._last_words(index)}")
+            log.warning("local actor %d ended with code %d; starting it again", index, code)
+            assert actor.process.stdin is not None
+            actor.process.stdin.close()
+            actor.process, actor.started = self._start(index), time.monotonic()
+
+    def stop(self, grace_seconds: float) -> None:
+        """Ends them all, by force those that do not end in time."""
+        for actor in self._actors:
+            if actor.process.poll() is None:
+                actor.process.terminate()
+        deadline = time.monotonic() + grace_seconds
+        for index, actor in enumerate(self._actors):
+            try:
+                actor.process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                log.warning("local actor %d did not end in %.0f s; killing it", index, grace_seconds)
+                actor.process.kill()
+                actor.process.wait()
+            assert actor.process.stdin is not None
+            actor.process.stdin.close()
+
+    def _start(self, index: int) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "actor_client", "--learner", self._address, "--name", f"local-{index}", "--end-with-stdin"]
+        with self._log_path(index).open("ab") as output:
+            # A new session, so that Ctrl-C reaches the learner alone, which ends its actors in order.
+            return subprocess.Popen(  # noqa: S603 - our own module, with arguments made here
+                command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            )
+
+    def _log_path(self, index: int) -> Path:
+        return self._logs / f"actor-{index}.log"
+
+    def _last_words(self, index: int) -> str:
+        lines = self._log_path(index).read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else f"it printed nothing ({self._log_path(index)})"

@@ -1,0 +1,105 @@
+"""What a run measures: gathered step by step, written once a log interval to `metrics.jsonl` and TensorBoard."""
+
+import json
+import math
+import time
+from collections import deque
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from impala.losses import ImpalaLoss
+from learner_server.learner import StepReport
+
+_LOSS_FIELDS = tuple(field.name for field in fields(ImpalaLoss))
+
+# steps_per_second is over this window, so that one slow interval does not read as a slow run.
+_RATE_WINDOW_SECONDS = 3.0
+
+
+class IntervalStatistics:
+    """Means over the learner steps of one log interval. Tensors are kept as they are and read once, when the interval ends."""
+
+    def __init__(self) -> None:
+        self._losses: list[torch.Tensor] = []
+        self._grad_norms: list[float] = []
+        self._lags: list[np.ndarray] = []
+        self._learning_rate: float | None = None
+        self._wait_seconds = 0.0
+        self._started = time.monotonic()
+
+    def add_step(self, report: StepReport) -> None:
+        """Adds one learner step."""
+        self._losses.append(torch.stack([getattr(report.loss, name).detach() for name in _LOSS_FIELDS]))
+        self._grad_norms.append(report.grad_norm)
+        self._lags.append(report.policy_lags)
+        self._learning_rate = report.learning_rate
+
+    def add_wait(self, seconds: float) -> None:
+        """Adds time that the training thread waited for a batch."""
+        self._wait_seconds += seconds
+
+    def take(self) -> dict[str, Any]:
+        """Returns the interval's figures by name, None where there was no step, and starts the next interval."""
+        names = (*_LOSS_FIELDS, "grad_norm", "policy_lag_mean", "policy_lag_max")
+        figures: dict[str, Any] = dict.fromkeys(names)
+        if self._losses:
+            means = torch.stack(self._losses).nanmean(dim=0).tolist()
+            figures.update(zip(_LOSS_FIELDS, means, strict=True))
+            lags = np.concatenate(self._lags)
+            figures.update(
+                grad_norm=float(np.mean(self._grad_norms)), policy_lag_mean=float(lags.mean()), policy_lag_max=int(lags.max())
+            )
+        elapsed = time.monotonic() - self._started
+        figures["learning_rate"] = self._learning_rate
+        figures["learner_wait_fraction"] = min(1.0, self._wait_seconds / elapsed) if elapsed else None
+        self.__init__()  # type: ignore[misc]
+        return figures
+
+
+class Rate:
+    """How fast a counter grows, over the last few seconds."""
+
+    def __init__(self, window_seconds: float = _RATE_WINDOW_SECONDS) -> None:
+        self._window = window_seconds
+        self._samples: deque[tuple[float, int]] = deque()
+
+    def update(self, now: float, count: int) -> float:
+        """Returns the counter's growth a second, having seen `count` at `now` (any clock's seconds); 0 at the first call."""
+        self._samples.append((now, count))
+        while len(self._samples) > 2 and now - self._samples[0][0] > self._window:
+            self._samples.popleft()
+        (then, before) = self._samples[0]
+        return (count - before) / (now - then) if now > then else 0.0
+
+
+class MetricsWriter:
+    """Appends to `metrics.jsonl` and to TensorBoard event files. Numbers that are not finite are written as null."""
+
+    def __init__(self, metrics: Path, tensorboard: Path) -> None:
+        # Late: it takes most of a second to import, and only a learner that is about to train needs it.
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._file = metrics.open("a", encoding="utf-8")
+        self._events = SummaryWriter(str(tensorboard))  # type: ignore[no-untyped-call]
+
+    def write(self, figures: dict[str, Any]) -> None:
+        """Writes one object; scalars go to TensorBoard under the same names, by `env_steps`."""
+        clean = {name: _finite_or_none(value) for name, value in figures.items()}
+        self._file.write(json.dumps(clean) + "\n")
+        self._file.flush()
+        for name, value in clean.items():
+            if isinstance(value, int | float) and name != "env_steps":
+                self._events.add_scalar(name, value, clean["env_steps"])  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        """Flushes and closes both."""
+        self._file.close()
+        self._events.close()  # type: ignore[no-untyped-call]
+
+
+def _finite_or_none(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,89 @@
+"""What a person sees of a run: a live display on a terminal, plain lines elsewhere."""
+
+import time
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+_PLAIN_SECONDS = 2.0
+
+
+class ProgressDisplay:
+    """Shows each log interval's figures until closed. What is printed meanwhile, logging included, appears above it.
+
+    Args:
+        console: where to; its being a terminal decides the form.
+        title: what is trained.
+        total_steps: where the bar ends.
+        stop_at_return: shown beside the mean return; None for none.
+    """
+
+    def __init__(self, console: Console, *, title: str, total_steps: int, stop_at_return: float | None) -> None:
+        self._console = console
+        self._title = title
+        self._total_steps = total_steps
+        self._target = stop_at_return
+        self._next_line = 0.0
+        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        if self._live:
+            self._live.start()
+
+    def show(self, figures: dict[str, Any]) -> None:
+        """Shows the newest figures."""
+        if self._live:
+            self._live.update(self._panel(figures), refresh=True)
+        elif "ended" in figures or time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + _PLAIN_SECONDS
+            self._console.print(self._line(figures), soft_wrap=True, highlight=False)
+
+    def close(self) -> None:
+        """Leaves the last figures on the screen."""
+        if self._live:
+            self._live.stop()
+
+    def _panel(self, figures: dict[str, Any]) -> Group:
+        table = Table.grid(padding=(0, 2))
+        for _ in range(4):
+            table.add_column(justify="right", style="dim")
+            table.add_column()
+        of_target = f" of {self._target:g}" if self._target is not None else ""
+        table.add_row(
+            "steps", f"{figures['env_steps']:,}",
+            "steps/s", f"{figures['steps_per_second']:,.0f}",
+            "mean return", _number(figures["mean_return_100"], ".1f") + of_target,
+            "time left", _duration(self._seconds_left(figures)),
+        )  # fmt: skip
+        table.add_row(
+            "updates", f"{figures['learner_updates']:,}",
+            "policy lag", _number(figures["policy_lag_mean"], ".1f"),
+            "queue", f"{figures['queued_trajectories']} trajectories",
+            "actors", str(figures["actors"]),
+        )  # fmt: skip
+        bar = ProgressBar(total=self._total_steps, completed=figures["env_steps"])
+        return Group(f"[bold]{self._title}[/bold]  {figures['seconds']:.0f} s", bar, table)
+
+    def _line(self, figures: dict[str, Any]) -> str:
+        return (
+            f"{figures['seconds']:8.1f} s  {figures['env_steps']:>11,} steps  {figures['steps_per_second']:>9,.0f} steps/s  "
+            f"return {_number(figures['mean_return_100'], '.1f')}  lag {_number(figures['policy_lag_mean'], '.1f')}  "
+            f"queue {figures['queued_trajectories']}  actors {figures['actors']}  left {_duration(self._seconds_left(figures))}"
+        )
+
+    def _seconds_left(self, figures: dict[str, Any]) -> float | None:
+        rate = figures["steps_per_second"]
+        return max(0, self._total_steps - figures["env_steps"]) / rate if rate else None
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,85 @@
+"""Where a run stands when a learner process starts: at the beginning, or where the last process left it.
+
+Weights come from the newest whole checkpoint. Counters come from whichever is further on, that checkpoint or the last line of
+metrics.jsonl, for a process that was killed went on after its last checkpoint, and nothing that was once shown may go back. So
+do versions: actors still hold weights that the killed process published.
+"""
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from run_directory.checkpoint import Checkpoint, load_newest_checkpoint
+from run_directory.journal import read_last_metrics
+from run_directory.layout import RunDirectory
+
+# A running learner writes a line of metrics before it has published this many versions since the last one, so a version this far
+# beyond the last line is one that no earlier process used.
+VERSIONS_BETWEEN_LINES = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartingPoint:
+    """Counters to go on from; the defaults are those of a new run.
+
+    Attributes:
+        checkpoint: weights, optimiser, random states and actors to take over; None for a new run.
+        version: the first parameter version to publish.
+        steps_lost: steps among `steps_trained` that no weights remember, trained on after the checkpoint.
+    """
+
+    checkpoint: Checkpoint | None = None
+    run_id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    version: int = 1
+    learner_updates: int = 0
+    skipped_updates: int = 0
+    steps_received: int = 0
+    steps_trained: int = 0
+    steps_dropped: Mapping[str, int] = field(default_factory=dict)
+    steps_lost: int = 0
+    episodes: int = 0
+    recent_returns: tuple[float, ...] = ()
+    seconds: float = 0.0
+
+
+def find_starting_point(directory: RunDirectory) -> StartingPoint:
+    """Returns where the run in `directory` stands.
+
+    Raises:
+        CheckpointError: it has checkpoints, and not one is whole.
+    """
+    checkpoint = load_newest_checkpoint(directory.checkpoints)
+    if checkpoint is None:
+        return StartingPoint()
+    kept, shown = checkpoint.state, read_last_metrics(directory.metrics) or {}
+    newest = shown if shown.get("env_steps", 0) >= kept["env_steps"] else kept
+    return StartingPoint(
+        checkpoint=checkpoint,
+        run_id=kept["run_id"],
+        version=_next_version(checkpoint.version, shown),
+        learner_updates=newest["learner_updates"],
+        skipped_updates=newest["skipped_updates"],
+        steps_received=newest["steps_received"],
+        steps_trained=newest["env_steps"],
+        steps_dropped=_with_waiting_dropped(newest),
+        steps_lost=kept["steps_lost"] + newest["env_steps"] - kept["env_steps"],
+        episodes=max(kept["episodes"], newest["episodes"]),
+        recent_returns=tuple(kept["recent_returns"]),
+        seconds=max(kept["seconds"], newest["seconds"]),
+    )
+
+
+def _next_version(checkpoint_version: int, shown: Mapping[str, Any]) -> int:
+    if shown.get("ended") and shown["parameter_version"] == checkpoint_version:
+        return checkpoint_version  # ended in good order: nothing was published beyond its last checkpoint
+    return max(checkpoint_version, shown.get("parameter_version", 0)) + VERSIONS_BETWEEN_LINES
+
+
+def _with_waiting_dropped(newest: Mapping[str, Any]) -> dict[str, int]:
+    """What waited when the process ended has gone with its memory."""
+    dropped = dict(newest["dropped_by_rule"])
+    waiting = newest["steps_received"] - newest["env_steps"] - sum(dropped.values())
+    if waiting:
+        dropped["restart"] = dropped.get("restart", 0) + waiting
+    return dropped

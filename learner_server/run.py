@@ -1,0 +1,242 @@
+"""A learner process from start to end: puts the parts together, trains, and takes them apart again."""
+
+import logging
+import threading
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from impala.environments import environment_spec
+from impala.errors import ConfigError
+from impala.networks import Network, build_network
+from impala.specs import EntrySpec, EnvironmentSpec, UnrollSpec
+from impala.wire import Assignment, spec_digest
+from learner_server.actor_registry import Actor, ActorRegistry
+from learner_server.config import LOOPBACK_HOSTS, LearnerConfig, split_address
+from learner_server.curve import draw_curve
+from learner_server.episodes import EpisodeLog
+from learner_server.learner import Learner
+from learner_server.local_actors import LocalActors
+from learner_server.metrics import MetricsWriter
+from learner_server.parameter_store import ParameterStore
+from learner_server.progress import ProgressDisplay
+from learner_server.resume import StartingPoint, find_starting_point
+from learner_server.server import LearnerServer
+from learner_server.servicer import LearnerServicer
+from learner_server.training import End, Training
+from learner_server.unroll_queue import UnrollQueue
+from run_directory.layout import RunDirectory
+
+log = logging.getLogger(__name__)
+
+# Callers that may wait for a place in the queue; beyond that the learner answers UNAVAILABLE and they back off.
+_MAX_LINE = 4096
+
+# A run that is over goes on answering for this long, so that its actors hear of it.
+_FAREWELL_SECONDS = 1.0
+_STOP_GRACE_SECONDS = 2.0
+
+
+def run_learner(config: LearnerConfig, console: Console, stop: threading.Event) -> int:
+    """Trains until solved, out of steps or `stop` is set; returns the exit code.
+
+    Returns:
+        0 when the run did what it was asked to, or was stopped in good order; 1 when it used up its steps short of
+        stop_at_return.
+
+    Raises:
+        ConfigError: this cannot run at all.
+        ImpalaError: it could not go on.
+    """
+    torch.set_num_threads(config.threads)
+    device = _device(config)
+    directory = RunDirectory(config.run_dir or default_run_dir(config))
+    with directory.claim(config.identity()):
+        start = find_starting_point(directory)
+        spec = environment_spec(config.env, config.env_kwargs)
+        learner = _build_learner(config, spec, device, start)
+        _describe(console, config, directory, start)
+        return _Service(config, console, directory, start, spec, learner).run(stop)
+
+
+class _Service:
+    """The parts of one learner process, wired together."""
+
+    def __init__(
+        self,
+        config: LearnerConfig,
+        console: Console,
+        directory: RunDirectory,
+        start: StartingPoint,
+        spec: EnvironmentSpec,
+        learner: Learner,
+    ) -> None:
+        self._config, self._console, self._directory, self._start, self._learner = config, console, directory, start, learner
+        self._spec = UnrollSpec(
+            unroll_length=config.unroll_length,
+            max_environments=config.max_envs,
+            environment=spec,
+            state=_state_spec(learner.network),
+        )
+        self._digest = spec_digest(config.agent(), self._spec)
+        self._queue = UnrollQueue(
+            capacity=config.queue_batches * config.batch_size,
+            max_line=_MAX_LINE,
+            received=start.steps_received,
+            trained=start.steps_trained,
+            dropped=start.steps_dropped,
+        )
+        self._store = ParameterStore()
+        self._actors = ActorRegistry()
+        if start.checkpoint is not None:
+            self._actors.restore(start.checkpoint.state["actors"])
+        self._episodes = EpisodeLog(count=start.episodes, recent_returns=start.recent_returns, seconds=start.seconds)
+        self._servicer = LearnerServicer(
+            assign=self._assign,
+            spec=self._spec,
+            spec_digest=self._digest,
+            queue=self._queue,
+            store=self._store,
+            actors=self._actors,
+            max_policy_lag=config.max_policy_lag,
+            on_unroll=self._episodes.add,
+        )
+        self._server = LearnerServer(self._servicer, config.listen)
+
+    def run(self, stop: threading.Event) -> int:
+        """Serves and trains; returns the exit code."""
+        writer = MetricsWriter(self._directory.metrics, self._directory.tensorboard)
+        self._store.publish(self._learner.version, self._learner.network.state_dict())
+        address = f"{split_address(self._config.listen)[0]}:{self._server.start()}"
+        self._console.print(f"learner listens on {address}", highlight=False)
+        try:
+            actors = LocalActors(self._config.actors, _reachable(address), self._directory.logs)
+            try:
+                end = self._train(writer, actors, stop)
+            finally:
+                actors.stop(_STOP_GRACE_SECONDS)
+        finally:
+            self._server.stop(_STOP_GRACE_SECONDS)
+            writer.close()
+        return self._conclude(end)
+
+    def _train(self, writer: MetricsWriter, actors: LocalActors, stop: threading.Event) -> End:
+        display = ProgressDisplay(
+            self._console,
+            title=f"IMPALA  {self._config.env}  seed {self._config.seed}",
+            total_steps=self._config.total_steps,
+            stop_at_return=self._config.stop_at_return,
+        )
+        training = Training(
+            config=self._config,
+            directory=self._directory,
+            learner=self._learner,
+            queue=self._queue,
+            store=self._store,
+            actors=self._actors,
+            episodes=self._episodes,
+            writer=writer,
+            start=self._start,
+            refused=lambda: dict(self._servicer.refused),
+            show=display.show,
+            look_after_actors=actors.look_after,
+        )
+        try:
+            end = training.run(stop)
+            self._queue.close(run_over=end is not End.STOPPED)
+            if end is End.STOPPED:
+                training.drain()
+            else:
+                self._server.call(self._servicer.end_run)
+            training.finish(end)
+        finally:
+            display.close()
+        if end is not End.STOPPED and self._config.actors == 0:
+            time.sleep(_FAREWELL_SECONDS)
+        return end
+
+    def _conclude(self, end: End) -> int:
+        mean_return, seconds = self._episodes.mean_return_100, self._episodes.seconds
+        steps = self._queue.account().trained
+        if draw_curve(
+            self._directory.metrics,
+            self._directory.curve,
+            title=f"{self._config.env}, seed {self._config.seed}",
+            target=self._config.stop_at_return,
+        ):
+            self._console.print(f"curve: {self._directory.curve}", highlight=False, soft_wrap=True)
+        said = "-" if mean_return is None else f"{mean_return:.1f}"
+        figures = f"mean return of the last 100 episodes {said}, {steps:,} steps, {seconds:.1f} s"
+        if end is End.SOLVED:
+            self._console.print(f"[bold green]solved[/]: {figures}", highlight=False)
+        elif end is End.STOPPED:
+            self._console.print(f"stopped: {figures}; start it again with --run-dir {self._directory.path}", highlight=False)
+        else:
+            self._console.print(f"out of steps: {figures}", highlight=False)
+        self._console.print(f"evaluate: impala-evaluate --run-dir {self._directory.path}", highlight=False, soft_wrap=True)
+        fell_short = end is End.TOTAL_STEPS and self._config.stop_at_return is not None
+        return 1 if fell_short else 0
+
+    def _assign(self, actor: Actor, environments: int) -> Assignment:
+        # A prime stride keeps the seeds of an actor's environments, seed + e, apart from every other actor's.
+        seed = self._config.seed * 1_000_003 + (actor.index + 1) * 10_007
+        return Assignment(
+            run_id=self._start.run_id,
+            spec_digest=self._digest,
+            agent=self._config.agent(),
+            unroll_spec=self._spec,
+            environments=environments or self._config.envs,
+            seed=seed % 2**31,
+            max_in_flight=self._config.max_in_flight,
+        )
+
+
+def default_run_dir(config: LearnerConfig) -> Path:
+    """Returns a new name under runs/."""
+    return Path("runs") / f"{config.env.replace('/', '-')}-seed{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _device(config: LearnerConfig) -> torch.device:
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device: expected a CUDA device, came a machine without one; use --device cpu")
+    return torch.device(config.device)
+
+
+def _build_learner(config: LearnerConfig, spec: EnvironmentSpec, device: torch.device, start: StartingPoint) -> Learner:
+    torch.manual_seed(config.seed)
+    network = build_network(config.network, spec).to(device)
+    learner = Learner(
+        network, config.loss, config.optimiser, total_steps=config.total_steps, device=device, version=start.version
+    )
+    learner.updates, learner.skipped_updates = start.learner_updates, start.skipped_updates
+    if start.checkpoint is not None:
+        learner.restore(start.checkpoint.parameters, start.checkpoint.optimiser)
+        torch.set_rng_state(start.checkpoint.random["cpu"])
+        if "cuda" in start.checkpoint.random and torch.cuda.is_available():
+            torch.cuda.set_rng_state(start.checkpoint.random["cuda"])
+    return learner
+
+
+def _state_spec(network: Network) -> dict[str, EntrySpec]:
+    return {
+        name: EntrySpec(shape=tuple(tensor.shape[1:]), dtype=tensor.numpy().dtype)
+        for name, tensor in network.initial_state(1).items()
+    }
+
+
+def _reachable(address: str) -> str:
+    """Returns the address at which this machine reaches a learner that listens on `address`."""
+    host, port = split_address(address)
+    return address if host in LOOPBACK_HOSTS else f"127.0.0.1:{port}"
+
+
+def _describe(console: Console, config: LearnerConfig, directory: RunDirectory, start: StartingPoint) -> None:
+    console.print(f"run directory: {directory.path}", highlight=False, soft_wrap=True)
+    if start.checkpoint is not None:
+        lost = start.steps_lost - start.checkpoint.state["steps_lost"]
+        note = f"; the weights of {lost:,} steps since are lost" if lost else ""
+        console.print(f"resumes from version {start.checkpoint.version} at {start.steps_trained:,} steps{note}", highlight=False)
+
+

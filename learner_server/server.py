@@ -1,0 +1,140 @@
+"""The gRPC server: an event loop in a thread of its own, so that no number of waiting actors costs a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import threading
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection
+
+from impala.errors import ConfigError
+from impala.wire import MAX_MESSAGE_BYTES
+from learner_server.servicer import LearnerServicer
+from protos import impala_pb2 as pb
+from protos import impala_pb2_grpc as pb_grpc
+
+log = logging.getLogger(__name__)
+
+SERVICE_NAME = pb.DESCRIPTOR.services_by_name["Learner"].full_name
+
+_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # A port that another process listens on is an error, not a port to share.
+    ("grpc.so_reuseport", 0),
+    # A peer that is gone without a word is noticed within half a minute.
+    ("grpc.keepalive_time_ms", 15_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # Actors ping every 10 s; without this the server answers such zeal with GOAWAY.
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+)
+
+
+class LearnerServer:
+    """Serves a servicer on `address` from a thread named `grpc-loop`, between `start` and `stop`."""
+
+    def __init__(self, servicer: LearnerServicer, address: str) -> None:
+        self._servicer = servicer
+        self._address = address
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="grpc-loop", daemon=True)
+        self._started: Future[int] = Future()
+        self._server: grpc.aio.Server | None = None
+        self._health = health_aio.HealthServicer()
+
+    def start(self) -> int:
+        """Returns the port once it accepts calls.
+
+        Raises:
+            ConfigError: the address cannot be listened on.
+        """
+        self._thread.start()
+        return self._started.result()
+
+    def stop(self, grace_seconds: float) -> None:
+        """Lets open calls end for up to `grace_seconds`, then closes every connection and joins the thread."""
+        asyncio.run_coroutine_threadsafe(self._stop(grace_seconds), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Runs `function` on the event loop and returns when it has run."""
+
+        async def run() -> None:
+            function()
+
+        asyncio.run_coroutine_threadsafe(run(), self._loop).result()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._started.set_result(self._loop.run_until_complete(self._serve()))
+        except BaseException as error:  # handed to the thread that waits in `start`
+            self._started.set_exception(error)
+            return
+        self._loop.run_forever()
+        self._loop.close()
+
+    async def _serve(self) -> int:
+        self._server = grpc.aio.server(options=_OPTIONS, interceptors=[UnreadMessages(self._servicer.refused.update)])
+        pb_grpc.add_LearnerServicer_to_server(self._servicer, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection((SERVICE_NAME, "grpc.health.v1.Health", reflection.SERVICE_NAME), self._server)
+        try:
+            port = self._server.add_insecure_port(self._address)
+        except RuntimeError as error:
+            raise ConfigError(f"listen: cannot listen on {self._address}: {error}") from error
+        await self._server.start()
+        for service in ("", SERVICE_NAME):
+            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        return port
+
+    async def _stop(self, grace_seconds: float) -> None:
+        assert self._server is not None
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(grace_seconds)
+
+
+_was_read: contextvars.ContextVar[list[bool]] = contextvars.ContextVar("was_read")
+
+
+class UnreadMessages(grpc.aio.ServerInterceptor):
+    """Counts calls whose message the server never got to read, which for our actors is one over the size limit.
+
+    gRPC itself answers such a call, with RESOURCE_EXHAUSTED, before any handler runs; the one trace it leaves here is a call that
+    ends without its handler having been called.
+    """
+
+    def __init__(self, count: Callable[[list[str]], None]) -> None:
+        self._count = count
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        """Wraps the handler of one call, and looks when the call's task ends whether it ran."""
+        handler = await continuation(handler_call_details)
+        if not handler_call_details.method.startswith(f"/{SERVICE_NAME}/"):
+            return handler
+        was_read = [False]
+        task = asyncio.current_task()
+        assert task is not None
+        task.add_done_callback(lambda _: was_read[0] or self._count(["resource_exhausted:message"]))
+
+        async def reading(request: Any, context: Any) -> Any:
+            was_read[0] = True
+            return await handler.unary_unary(request, context)  # type: ignore[misc]
+
+        return grpc.unary_unary_rpc_method_handler(
+            reading, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
+        )

@@ -1,0 +1,210 @@
+"""The gRPC face of the learner: turns messages into unrolls and errors into status codes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import grpc
+import numpy as np
+
+from impala.errors import InvalidMessage, Mismatch
+from impala.specs import UnrollSpec
+from impala.unroll import Episode, Unroll
+from impala.wire import (
+    PROTOCOL_VERSION,
+    Assignment,
+    decode_episodes,
+    decode_unroll,
+    encode_assignment,
+)
+from learner_server.actor_registry import Actor, ActorRegistry
+from learner_server.parameter_store import ParameterStore
+from learner_server.unroll_queue import LineTooLong, QueueClosed, UnrollQueue
+from protos import impala_pb2 as pb
+from protos import impala_pb2_grpc as pb_grpc
+
+log = logging.getLogger(__name__)
+
+RequestT = TypeVar("RequestT")
+ResponseT = TypeVar("ResponseT")
+if TYPE_CHECKING:
+    # grpc's classes are generic in its type stubs alone.
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+# The one place where errors become status codes; the .proto says what each means to an actor.
+_STATUS_OF_ERROR: dict[type[Exception], grpc.StatusCode] = {
+    InvalidMessage: grpc.StatusCode.INVALID_ARGUMENT,
+    Mismatch: grpc.StatusCode.FAILED_PRECONDITION,
+    QueueClosed: grpc.StatusCode.UNAVAILABLE,
+    LineTooLong: grpc.StatusCode.UNAVAILABLE,
+}
+
+
+def _answers_errors(
+    method: Callable[[LearnerServicer, RequestT, Context], Awaitable[ResponseT]],
+) -> Callable[[LearnerServicer, RequestT, Context], Awaitable[ResponseT]]:
+    """Ends a call whose method raised one of our errors with its status, and counts it; anything else is our own fault."""
+
+    @wraps(method)
+    async def answering(self: LearnerServicer, request: RequestT, context: Context) -> ResponseT:
+        try:
+            return await method(self, request, context)
+        except tuple(_STATUS_OF_ERROR) as error:
+            status = _STATUS_OF_ERROR[type(error)]
+            self.refused[f"{status.name.lower()}:{getattr(error, 'field', type(error).__name__)}"] += 1
+            await context.abort(status, str(error))
+        except grpc.aio.AbortError:
+            raise
+        except Exception:
+            log.exception("%s failed", method.__name__)
+            self.refused["internal"] += 1
+            await context.abort(grpc.StatusCode.INTERNAL, "the learner has a fault; its log has the traceback")
+        raise AssertionError("abort raises")
+
+    return answering
+
+
+class LearnerServicer(pb_grpc.LearnerServicer):
+    """Answers actors. Runs on the gRPC event loop alone; what it shares with the training thread is locked where it lives.
+
+    Args:
+        run_id, spec_digest, agent_assignment: what `Join` hands out; `assignment_for` fills in the actor's own part.
+        max_policy_lag: unrolls whose weights are more versions old than this are refused as stale.
+        on_unroll: called with each accepted unroll's episodes and age in seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        assign: Callable[[Actor, int], Assignment],
+        spec: UnrollSpec,
+        spec_digest: str,
+        queue: UnrollQueue,
+        store: ParameterStore,
+        actors: ActorRegistry,
+        max_policy_lag: int,
+        on_unroll: Callable[[list[Episode], float], None],
+    ) -> None:
+        self._assign = assign
+        self._spec = spec
+        self._spec_digest = spec_digest
+        self._queue = queue
+        self._store = store
+        self._actors = actors
+        self._max_policy_lag = max_policy_lag
+        self._on_unroll = on_unroll
+        # Unrolls on their way into the queue, by (actor, incarnation, sequence), so that a retry joins the first try.
+        self._entering: dict[tuple[str, int, int], asyncio.Task[None]] = {}
+        self._run_over = False
+        self.refused: Counter[str] = Counter()
+
+    def end_run(self) -> None:
+        """From now on every submission is answered with REASON_RUN_OVER."""
+        self._run_over = True
+
+    @_answers_errors
+    async def Join(self, request: pb.JoinRequest, context: Context) -> pb.JoinResponse:  # noqa: N802 - the .proto's name
+        """See the .proto."""
+        if request.protocol_version != PROTOCOL_VERSION:
+            raise Mismatch("protocol_version", f"{PROTOCOL_VERSION}", f"{request.protocol_version}")
+        if request.environments > self._spec.max_environments:
+            raise InvalidMessage("environments", f"at most {self._spec.max_environments}", f"{request.environments}")
+        actor = self._actors.join(request.actor_id, request.incarnation, request.host, request.environments)
+        log.info("actor %s joined from %s (%s)", actor.actor_id, actor.host or "an unnamed host", context.peer())
+        return encode_assignment(self._assign(actor, request.environments))
+
+    @_answers_errors
+    async def GetParameters(  # noqa: N802 - the .proto's name
+        self, request: pb.GetParametersRequest, context: Context
+    ) -> pb.GetParametersResponse:
+        """See the .proto."""
+        if request.known_version > self._store.version:
+            raise InvalidMessage("known_version", f"at most {self._store.version}, the newest", f"{request.known_version}")
+        if request.known_version == self._store.version:
+            return pb.GetParametersResponse(version=request.known_version, not_modified=True)
+        version, parameters = self._store.encoded()
+        return pb.GetParametersResponse(version=version, parameters=parameters)
+
+    @_answers_errors
+    async def SubmitTrajectory(  # noqa: N802 - the .proto's name
+        self, request: pb.SubmitTrajectoryRequest, context: Context
+    ) -> pb.SubmitTrajectoryResponse:
+        """See the .proto."""
+        actor = self._actors.find(request.actor_id, request.incarnation)
+        if request.spec_digest != self._spec_digest:
+            raise Mismatch("spec_digest", f"{self._spec_digest}, this run's", repr(request.spec_digest[:40]))
+        if not 1 <= request.sequence < 2**63:
+            raise InvalidMessage("sequence", "1, 2, 3, ...", f"{request.sequence}")
+        answered = actor.ledger.answer(request.sequence)
+        if answered is not None:
+            return self._response(accepted=answered, duplicate=True, reason=pb.REASON_UNSPECIFIED if answered else pb.REASON_STALE)
+
+        key = (request.actor_id, request.incarnation, request.sequence)
+        entering = self._entering.get(key)
+        if entering is None:
+            if self._run_over:
+                return self._response(reason=pb.REASON_RUN_OVER)
+            unroll, episodes = self._decode(request)
+            if self._store.version - request.unroll.parameter_version > self._max_policy_lag:
+                return self._drop_stale(actor, request, unroll, episodes)
+            entering = asyncio.create_task(self._enter(actor, request, unroll, episodes))
+            self._entering[key] = entering
+            entering.add_done_callback(lambda task: self._entered(key, task))
+        try:
+            # Shielded: when the caller's deadline passes, the unroll keeps its place in line, and the retry finds it there.
+            await asyncio.shield(entering)
+        except QueueClosed as error:
+            if error.run_over:
+                return self._response(reason=pb.REASON_RUN_OVER)
+            raise
+        return self._response(accepted=True)
+
+    async def _enter(
+        self, actor: Actor, request: pb.SubmitTrajectoryRequest, unroll: Unroll[np.ndarray], episodes: list[Episode]
+    ) -> None:
+        await self._queue.put(unroll)
+        self._actors.record(
+            actor,
+            request.sequence,
+            accepted=True,
+            env_steps=unroll.env_steps,
+            parameter_version=request.unroll.parameter_version,
+        )
+        self._on_unroll(episodes, request.age_seconds)
+
+    def _entered(self, key: tuple[str, int, int], task: asyncio.Task[None]) -> None:
+        del self._entering[key]
+        # Fetched here, for there may be no caller left to fetch it, and asyncio reports exceptions that nobody fetched.
+        if not task.cancelled():
+            task.exception()
+
+    def _drop_stale(
+        self, actor: Actor, request: pb.SubmitTrajectoryRequest, unroll: Unroll[np.ndarray], episodes: list[Episode]
+    ) -> pb.SubmitTrajectoryResponse:
+        self._queue.count_dropped("stale", unroll.env_steps)
+        self._actors.record(actor, request.sequence, accepted=False, env_steps=0, parameter_version=0)
+        self._on_unroll(episodes, request.age_seconds)
+        return self._response(reason=pb.REASON_STALE)
+
+    def _decode(self, request: pb.SubmitTrajectoryRequest) -> tuple[Unroll[np.ndarray], list[Episode]]:
+        if not request.HasField("unroll"):
+            raise InvalidMessage("unroll", "an unroll", "none")
+        unroll = decode_unroll(request.unroll, self._spec)
+        newest = self._store.version
+        if request.unroll.parameter_version > newest:
+            raise InvalidMessage("unroll.parameter_version", f"at most {newest}, the newest", f"{request.unroll.parameter_version}")
+        if not 0.0 <= request.age_seconds < float("inf"):
+            raise InvalidMessage("age_seconds", "a duration of 0 or more", f"{request.age_seconds}")
+        return unroll, decode_episodes(request.episodes, at_most=unroll.length * unroll.environments)
+
+    def _response(
+        self, *, accepted: bool = False, duplicate: bool = False, reason: pb.Reason = pb.REASON_UNSPECIFIED
+    ) -> pb.SubmitTrajectoryResponse:
+        return pb.SubmitTrajectoryResponse(
+            accepted=accepted, duplicate=duplicate, reason=reason, parameter_version=self._store.version
+        )

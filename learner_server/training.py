@@ -1,0 +1,201 @@
+"""The training loop: takes batches, steps, publishes, logs and checkpoints, until there is a reason to end."""
+
+import enum
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from learner_server.actor_registry import ActorRegistry
+from learner_server.config import LearnerConfig
+from learner_server.episodes import EpisodeLog
+from learner_server.learner import Learner
+from learner_server.metrics import IntervalStatistics, MetricsWriter, Rate
+from learner_server.parameter_store import ParameterStore
+from learner_server.resume import VERSIONS_BETWEEN_LINES, StartingPoint
+from learner_server.unroll_queue import UnrollQueue
+from run_directory.checkpoint import Checkpoint, save_checkpoint
+from run_directory.layout import RunDirectory
+
+log = logging.getLogger(__name__)
+
+# An actor that has not called for this long is not counted as taking part.
+_ACTOR_SILENCE_SECONDS = 10.0
+
+# How long the loop waits for a batch before it looks whether to log, to checkpoint or to end.
+_PATIENCE_SECONDS = 0.1
+
+
+class End(enum.StrEnum):
+    """Why a run, or this process's part of it, ended."""
+
+    SOLVED = "solved"
+    TOTAL_STEPS = "total_steps"
+    STOPPED = "stopped"
+
+
+class Training:
+    """Runs the learner's loop on the thread that calls `run`, the only one that touches the optimiser.
+
+    Args:
+        start: where the run stands.
+        refused: returns the counts of refused messages, by status and field.
+        show: called with each log interval's figures.
+        look_after_actors: called once a log interval.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: LearnerConfig,
+        directory: RunDirectory,
+        learner: Learner,
+        queue: UnrollQueue,
+        store: ParameterStore,
+        actors: ActorRegistry,
+        episodes: EpisodeLog,
+        writer: MetricsWriter,
+        start: StartingPoint,
+        refused: Callable[[], dict[str, int]],
+        show: Callable[[dict[str, Any]], None],
+        look_after_actors: Callable[[], None],
+    ) -> None:
+        self._config = config
+        self._directory = directory
+        self._learner = learner
+        self._queue = queue
+        self._store = store
+        self._actors = actors
+        self._episodes = episodes
+        self._writer = writer
+        self._start = start
+        self._refused = refused
+        self._show = show
+        self._look_after_actors = look_after_actors
+        self._env_steps = start.steps_trained
+        self._interval = IntervalStatistics()
+        self._rate = Rate()
+        self._logged_version = learner.version
+        self._next_log = time.monotonic()
+        self._next_checkpoint = time.monotonic() + config.checkpoint_seconds
+
+    def run(self, stop: threading.Event) -> End:
+        """Trains until solved, out of steps, or told to stop; returns which."""
+        # At once, so that a learner that is killed in its first minute finds its run again.
+        self._save()
+        while True:
+            end = self._end(stop)
+            if end is not None:
+                return end
+            waited_from = time.monotonic()
+            batch = self._queue.take_batch(self._config.batch_size, _PATIENCE_SECONDS)
+            self._interval.add_wait(time.monotonic() - waited_from)
+            if batch is not None:
+                self._train(batch)
+            self._keep_records()
+
+    def drain(self) -> None:
+        """Trains on what the closed queue still holds."""
+        while (batch := self._queue.take_rest(self._config.batch_size)) is not None:
+            self._train(batch)
+
+    def finish(self, end: End) -> dict[str, Any]:
+        """Writes the last checkpoint and the last line of metrics, and returns the latter's figures."""
+        self._save()
+        return self._log(ended=end.value)
+
+    def _end(self, stop: threading.Event) -> End | None:
+        if stop.is_set():
+            return End.STOPPED
+        target, mean_return = self._config.stop_at_return, self._episodes.mean_return_100
+        if target is not None and mean_return is not None and mean_return >= target:
+            return End.SOLVED
+        return End.TOTAL_STEPS if self._env_steps >= self._config.total_steps else None
+
+    def _train(self, batch: Any) -> None:
+        report = self._learner.step(batch, self._env_steps)
+        env_steps = batch.env_steps
+        self._env_steps += env_steps
+        self._queue.mark_trained(env_steps)
+        self._interval.add_step(report)
+        if report.skipped:
+            log.warning("update skipped: loss or gradient is not finite (gradient norm %s)", report.grad_norm)
+        else:
+            self._store.publish(self._learner.version, self._learner.network.state_dict())
+
+    def _keep_records(self) -> None:
+        now = time.monotonic()
+        if now >= self._next_log or self._learner.version - self._logged_version >= VERSIONS_BETWEEN_LINES - 1:
+            self._next_log = now + self._config.log_seconds
+            self._log()
+            self._look_after_actors()
+        if now >= self._next_checkpoint:
+            self._next_checkpoint = now + self._config.checkpoint_seconds
+            self._save()
+
+    def _log(self, ended: str | None = None) -> dict[str, Any]:
+        figures = self._figures()
+        if ended is not None:
+            figures["ended"] = ended
+        self._logged_version = self._learner.version
+        self._writer.write(figures)
+        self._show(figures)
+        return figures
+
+    def _figures(self) -> dict[str, Any]:
+        account = self._queue.account()
+        return {
+            "seconds": round(self._episodes.seconds, 3),
+            "env_steps": account.trained,
+            "learner_updates": self._learner.updates,
+            "mean_return_100": self._episodes.mean_return_100,
+            "episodes": self._episodes.count,
+            "steps_per_second": self._rate.update(time.monotonic(), account.trained),
+            "parameter_version": self._learner.version,
+            "skipped_updates": self._learner.skipped_updates,
+            **self._interval.take(),
+            "steps_received": account.received,
+            "steps_trained": account.trained,
+            "steps_dropped": sum(account.dropped.values()),
+            "steps_waiting": account.waiting,
+            "dropped_by_rule": dict(account.dropped),
+            "steps_lost": self._start.steps_lost,
+            "queued_trajectories": account.queued_trajectories,
+            "actors": self._actors.seen_within(_ACTOR_SILENCE_SECONDS),
+            "steps_by_actor": self._actors.steps_by_actor(),
+            "refused": self._refused(),
+            "parameter_encodings": self._store.encodings,
+        }
+
+    def _save(self) -> None:
+        account = self._queue.account()
+        random = {"cpu": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            random["cuda"] = torch.cuda.get_rng_state()
+        checkpoint = Checkpoint(
+            version=self._learner.version,
+            parameters={name: tensor.detach().cpu() for name, tensor in self._learner.network.state_dict().items()},
+            optimiser=self._learner.optimiser_tensors(),
+            random=random,
+            state={
+                "run_id": self._start.run_id,
+                "env_steps": account.trained,
+                "learner_updates": self._learner.updates,
+                "skipped_updates": self._learner.skipped_updates,
+                "steps_received": account.received,
+                "dropped_by_rule": dict(account.dropped),
+                "steps_lost": self._start.steps_lost,
+                "episodes": self._episodes.count,
+                "recent_returns": self._episodes.recent_returns,
+                "seconds": self._episodes.seconds,
+                "actors": self._actors.to_json(),
+            },
+        )
+        try:
+            save_checkpoint(self._directory.checkpoints, checkpoint, keep=self._config.keep_checkpoints)
+        except OSError as error:
+            # The last whole checkpoint is still there, and the next attempt is a minute away.
+            log.error("checkpoint failed: %s", error)

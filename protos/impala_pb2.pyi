@@ -1,0 +1,195 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class DType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DTYPE_UNSPECIFIED: _ClassVar[DType]
+    DTYPE_BOOL: _ClassVar[DType]
+    DTYPE_UINT8: _ClassVar[DType]
+    DTYPE_INT32: _ClassVar[DType]
+    DTYPE_INT64: _ClassVar[DType]
+    DTYPE_FLOAT32: _ClassVar[DType]
+    DTYPE_FLOAT64: _ClassVar[DType]
+
+class Encoding(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ENCODING_UNSPECIFIED: _ClassVar[Encoding]
+    ENCODING_RAW: _ClassVar[Encoding]
+
+class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    REASON_UNSPECIFIED: _ClassVar[Reason]
+    REASON_STALE: _ClassVar[Reason]
+    REASON_RUN_OVER: _ClassVar[Reason]
+DTYPE_UNSPECIFIED: DType
+DTYPE_BOOL: DType
+DTYPE_UINT8: DType
+DTYPE_INT32: DType
+DTYPE_INT64: DType
+DTYPE_FLOAT32: DType
+DTYPE_FLOAT64: DType
+ENCODING_UNSPECIFIED: Encoding
+ENCODING_RAW: Encoding
+REASON_UNSPECIFIED: Reason
+REASON_STALE: Reason
+REASON_RUN_OVER: Reason
+
+class Tensor(_message.Message):
+    __slots__ = ("dtype", "shape", "data", "encoding")
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    ENCODING_FIELD_NUMBER: _ClassVar[int]
+    dtype: DType
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    data: bytes
+    encoding: Encoding
+    def __init__(self, dtype: _Optional[_Union[DType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ..., encoding: _Optional[_Union[Encoding, str]] = ...) -> None: ...
+
+class NamedTensor(_message.Message):
+    __slots__ = ("name", "tensor")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TENSOR_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    tensor: Tensor
+    def __init__(self, name: _Optional[str] = ..., tensor: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+
+class TensorSpec(_message.Message):
+    __slots__ = ("name", "dtype", "shape")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    dtype: DType
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, name: _Optional[str] = ..., dtype: _Optional[_Union[DType, str]] = ..., shape: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class JoinRequest(_message.Message):
+    __slots__ = ("protocol_version", "actor_id", "incarnation", "host", "environments")
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_ID_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    ENVIRONMENTS_FIELD_NUMBER: _ClassVar[int]
+    protocol_version: int
+    actor_id: str
+    incarnation: int
+    host: str
+    environments: int
+    def __init__(self, protocol_version: _Optional[int] = ..., actor_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., host: _Optional[str] = ..., environments: _Optional[int] = ...) -> None: ...
+
+class JoinResponse(_message.Message):
+    __slots__ = ("protocol_version", "run_id", "spec_digest", "environment_id", "environment_kwargs_json", "network_json", "environments", "unroll_length", "observation_specs", "state_specs", "num_actions", "seed", "max_message_bytes", "max_in_flight", "max_environments")
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    SPEC_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ENVIRONMENT_ID_FIELD_NUMBER: _ClassVar[int]
+    ENVIRONMENT_KWARGS_JSON_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_JSON_FIELD_NUMBER: _ClassVar[int]
+    ENVIRONMENTS_FIELD_NUMBER: _ClassVar[int]
+    UNROLL_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    OBSERVATION_SPECS_FIELD_NUMBER: _ClassVar[int]
+    STATE_SPECS_FIELD_NUMBER: _ClassVar[int]
+    NUM_ACTIONS_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
+    MAX_ENVIRONMENTS_FIELD_NUMBER: _ClassVar[int]
+    protocol_version: int
+    run_id: str
+    spec_digest: str
+    environment_id: str
+    environment_kwargs_json: str
+    network_json: str
+    environments: int
+    unroll_length: int
+    observation_specs: _containers.RepeatedCompositeFieldContainer[TensorSpec]
+    state_specs: _containers.RepeatedCompositeFieldContainer[TensorSpec]
+    num_actions: int
+    seed: int
+    max_message_bytes: int
+    max_in_flight: int
+    max_environments: int
+    def __init__(self, protocol_version: _Optional[int] = ..., run_id: _Optional[str] = ..., spec_digest: _Optional[str] = ..., environment_id: _Optional[str] = ..., environment_kwargs_json: _Optional[str] = ..., network_json: _Optional[str] = ..., environments: _Optional[int] = ..., unroll_length: _Optional[int] = ..., observation_specs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., state_specs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., num_actions: _Optional[int] = ..., seed: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_in_flight: _Optional[int] = ..., max_environments: _Optional[int] = ...) -> None: ...
+
+class GetParametersRequest(_message.Message):
+    __slots__ = ("actor_id", "known_version")
+    ACTOR_ID_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_VERSION_FIELD_NUMBER: _ClassVar[int]
+    actor_id: str
+    known_version: int
+    def __init__(self, actor_id: _Optional[str] = ..., known_version: _Optional[int] = ...) -> None: ...
+
+class GetParametersResponse(_message.Message):
+    __slots__ = ("version", "not_modified", "parameters")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    NOT_MODIFIED_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    not_modified: bool
+    parameters: bytes
+    def __init__(self, version: _Optional[int] = ..., not_modified: _Optional[bool] = ..., parameters: _Optional[bytes] = ...) -> None: ...
+
+class Unroll(_message.Message):
+    __slots__ = ("parameter_version", "observations", "is_first", "actions", "rewards", "terminated", "behaviour_log_probs", "initial_state")
+    PARAMETER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    OBSERVATIONS_FIELD_NUMBER: _ClassVar[int]
+    IS_FIRST_FIELD_NUMBER: _ClassVar[int]
+    ACTIONS_FIELD_NUMBER: _ClassVar[int]
+    REWARDS_FIELD_NUMBER: _ClassVar[int]
+    TERMINATED_FIELD_NUMBER: _ClassVar[int]
+    BEHAVIOUR_LOG_PROBS_FIELD_NUMBER: _ClassVar[int]
+    INITIAL_STATE_FIELD_NUMBER: _ClassVar[int]
+    parameter_version: int
+    observations: _containers.RepeatedCompositeFieldContainer[NamedTensor]
+    is_first: Tensor
+    actions: Tensor
+    rewards: Tensor
+    terminated: Tensor
+    behaviour_log_probs: Tensor
+    initial_state: _containers.RepeatedCompositeFieldContainer[NamedTensor]
+    def __init__(self, parameter_version: _Optional[int] = ..., observations: _Optional[_Iterable[_Union[NamedTensor, _Mapping]]] = ..., is_first: _Optional[_Union[Tensor, _Mapping]] = ..., actions: _Optional[_Union[Tensor, _Mapping]] = ..., rewards: _Optional[_Union[Tensor, _Mapping]] = ..., terminated: _Optional[_Union[Tensor, _Mapping]] = ..., behaviour_log_probs: _Optional[_Union[Tensor, _Mapping]] = ..., initial_state: _Optional[_Iterable[_Union[NamedTensor, _Mapping]]] = ...) -> None: ...
+
+class Episode(_message.Message):
+    __slots__ = ("episode_return", "length")
+    EPISODE_RETURN_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
+    episode_return: float
+    length: int
+    def __init__(self, episode_return: _Optional[float] = ..., length: _Optional[int] = ...) -> None: ...
+
+class SubmitTrajectoryRequest(_message.Message):
+    __slots__ = ("actor_id", "incarnation", "sequence", "spec_digest", "unroll", "episodes", "age_seconds")
+    ACTOR_ID_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    SPEC_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    UNROLL_FIELD_NUMBER: _ClassVar[int]
+    EPISODES_FIELD_NUMBER: _ClassVar[int]
+    AGE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    actor_id: str
+    incarnation: int
+    sequence: int
+    spec_digest: str
+    unroll: Unroll
+    episodes: _containers.RepeatedCompositeFieldContainer[Episode]
+    age_seconds: float
+    def __init__(self, actor_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., sequence: _Optional[int] = ..., spec_digest: _Optional[str] = ..., unroll: _Optional[_Union[Unroll, _Mapping]] = ..., episodes: _Optional[_Iterable[_Union[Episode, _Mapping]]] = ..., age_seconds: _Optional[float] = ...) -> None: ...
+
+class SubmitTrajectoryResponse(_message.Message):
+    __slots__ = ("accepted", "reason", "duplicate", "parameter_version")
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    DUPLICATE_FIELD_NUMBER: _ClassVar[int]
+    PARAMETER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    accepted: bool
+    reason: Reason
+    duplicate: bool
+    parameter_version: int
+    def __init__(self, accepted: _Optional[bool] = ..., reason: _Optional[_Union[Reason, str]] = ..., duplicate: _Optional[bool] = ..., parameter_version: _Optional[int] = ...) -> None: ...

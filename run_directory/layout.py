@@ -1,0 +1,96 @@
+"""Where things lie in a run directory, who may write to it, and whose it is."""
+
+import fcntl
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from impala.config import AgentConfig
+from impala.errors import ConfigError
+from run_directory.files import write_json_atomically
+
+
+class RunDirectory:
+    """The paths of a run.
+
+    config.json      the learner's configuration, and the agent's as actors and evaluation need it
+    metrics.jsonl    one JSON object a log interval, and one when the run ends
+    progress.json    the newest counters, so that none goes back after a crash
+    checkpoints/     see `run_directory.checkpoint`
+    tensorboard/     event files
+    logs/            what local actors print
+    curve.png        mean return against steps and seconds
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.json"
+        self.metrics = path / "metrics.jsonl"
+        self.progress = path / "progress.json"
+        self.checkpoints = path / "checkpoints"
+        self.tensorboard = path / "tensorboard"
+        self.logs = path / "logs"
+        self.curve = path / "curve.png"
+
+    def claim(self, config: Mapping[str, Any]) -> TextIO:
+        """Makes this process the run's one learner and writes `config.json`, or holds it against the one that is there.
+
+        Args:
+            config: the parts of the configuration that decide what a run is, as JSON values.
+
+        Returns:
+            An open file that holds the claim for as long as it is open, or this process lives.
+
+        Raises:
+            ConfigError: not writable, in use by another learner, or a run of another configuration.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / "learner.lock").open("w")
+        except OSError as error:
+            raise ConfigError(f"run_dir: cannot write to {self.path}: {error.strerror}") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.close()
+            raise ConfigError(f"run_dir: {self.path} is in use by another learner; give this one its own") from error
+        try:
+            self._check_or_write(config)
+        except ConfigError:
+            lock.close()
+            raise
+        return lock
+
+    def agent_config(self) -> AgentConfig:
+        """Returns what the run trains.
+
+        Raises:
+            ConfigError: not a run directory.
+        """
+        return AgentConfig.from_json(self._read_config().get("agent", {}))
+
+    def _check_or_write(self, config: Mapping[str, Any]) -> None:
+        if not self.config.exists():
+            write_json_atomically(self.config, config)
+            return
+        there = self._read_config()
+        here = json.loads(json.dumps(config))
+        differences = [
+            f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
+            for name in sorted(there.keys() | here.keys())
+            if there.get(name) != here.get(name)
+        ]
+        if differences:
+            raise ConfigError(f"run_dir: {self.path} belongs to another configuration: {'; '.join(differences)}")
+
+    def _read_config(self) -> dict[str, Any]:
+        try:
+            config = json.loads(self.config.read_bytes())
+        except OSError as error:
+            raise ConfigError(f"run_dir: {self.path} is not a run directory: cannot read config.json: {error.strerror}") from error
+        except ValueError as error:
+            raise ConfigError(f"run_dir: {self.config} is not JSON: {error}") from error
+        if not isinstance(config, dict):
+            raise ConfigError(f"run_dir: expected a JSON object in {self.config}, came {type(config).__name__}")
+        return config
