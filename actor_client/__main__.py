@@ -36,10 +36,10 @@ def main() -> None:
             threading.Thread(target=_stop_with_stdin, args=(actor,), name="stdin", daemon=True).start()
         actor.run()
     except (ConfigError, Refused) as error:
-        logging.error("impala-actor: %s", error)  # noqa: LOG015 - the program's last word
+        logging.error("impala-actor: %s", error)
         sys.exit(EXIT_CANNOT_RUN)
     except ImpalaError as error:
-        logging.error("impala-actor: %s", error)  # noqa: LOG015 - the program's last word
+        logging.error("impala-actor: %s", error)
         sys.exit(1)
 
 

@@ -9,7 +9,8 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeVar
+from functools import partial
+from typing import Any, NoReturn
 
 import grpc
 import numpy as np
@@ -31,8 +32,6 @@ from protos import impala_pb2 as pb
 from protos import impala_pb2_grpc as pb_grpc
 
 log = logging.getLogger(__name__)
-
-ResponseT = TypeVar("ResponseT")
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -118,7 +117,7 @@ class LearnerClient:
             host=self._host,
             environments=environments,
         )
-        response = self._call("Join", lambda: self._stub.Join.future(request, timeout=_JOIN_SECONDS))
+        response = self._call("Join", partial(self._stub.Join.future, request, timeout=_JOIN_SECONDS))
         return decode_assignment(response)
 
     def start(self, assignment: Assignment) -> None:
@@ -199,7 +198,7 @@ class LearnerClient:
             work()
         except Closed:
             pass
-        except Exception as error:  # noqa: BLE001 - handed to the actor's thread, which raises it
+        except Exception as error:  # handed to the actor's thread, which raises it
             self._failure = error
         finally:
             self._wake()
@@ -215,13 +214,12 @@ class LearnerClient:
         known = 0
         while not self._must_stop():
             with self._changed:
-                self._changed.wait_for(lambda known=known: self._newest_version > known or self._must_stop())  # type: ignore[misc]
+                while self._newest_version <= known and not self._must_stop():
+                    self._changed.wait()
             if self._must_stop():
                 return
             request = pb.GetParametersRequest(actor_id=self._actor_id, known_version=known)
-            response = self._call(
-                "GetParameters", lambda request=request: self._stub.GetParameters.future(request, timeout=_FETCH_SECONDS)
-            )
+            response = self._call("GetParameters", partial(self._stub.GetParameters.future, request, timeout=_FETCH_SECONDS))
             if response.not_modified:
                 continue
             known = response.version

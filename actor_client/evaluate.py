@@ -4,6 +4,7 @@ import json
 import logging
 import statistics
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,10 @@ import numpy as np
 import torch
 import tyro
 
-from actor_client.video import record_video
 from impala.config import AgentConfig
-from impala.environments import VectorEnvironment
+from impala.environments import VectorEnvironment, environment_spec, record_episode
 from impala.errors import ConfigError, ImpalaError
 from impala.networks import Network, build_network
-from impala.specs import EnvironmentSpec
 from run_directory.checkpoint import Checkpoint, load_newest_checkpoint
 from run_directory.layout import RunDirectory
 
@@ -50,9 +49,7 @@ class EvaluateConfig:
 
 
 @torch.inference_mode()
-def play(
-    network: Network, agent: AgentConfig, *, episodes: int, greedy: bool, seed: int
-) -> list[float]:
+def play(network: Network, agent: AgentConfig, *, episodes: int, greedy: bool, seed: int) -> list[float]:
     """Returns the true returns of `episodes` episodes.
 
     Every environment plays a number of episodes fixed beforehand: the first so many to finish, of all environments together,
@@ -79,6 +76,21 @@ def play(
     finally:
         environment.close()
     return returns
+
+
+@torch.inference_mode()
+def _record(network: Network, agent: AgentConfig, config: EvaluateConfig) -> None:
+    generator = torch.Generator().manual_seed(config.seed)
+    state = network.initial_state(1)
+
+    def act(observations: Mapping[str, np.ndarray], is_first: np.ndarray) -> np.ndarray:
+        nonlocal state
+        tensors = {name: torch.from_numpy(array) for name, array in observations.items()}
+        logits, state = network.act(tensors, torch.from_numpy(is_first), state)
+        return choose_actions(logits, greedy=config.greedy, generator=generator)
+
+    assert config.video is not None
+    record_episode(agent.environment_id, agent.environment_kwargs, config.video, act=act, seed=config.seed)
 
 
 def choose_actions(logits: torch.Tensor, *, greedy: bool, generator: torch.Generator) -> np.ndarray:
@@ -115,17 +127,14 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     network = load_network(agent, checkpoint)
     returns = play(network, agent, episodes=config.episodes, greedy=config.greedy, seed=config.seed)
     if config.video is not None:
-        record_video(network, agent, config.video, greedy=config.greedy, seed=config.seed)
+        _record(network, agent, config)
     origin = {"parameter_version": checkpoint.version, "env_steps": checkpoint.state["env_steps"], "greedy": config.greedy}
     return {"environment": agent.environment_id, **origin, **summarise(returns)}
 
 
 def load_network(agent: AgentConfig, checkpoint: Checkpoint) -> Network:
     """Returns the network of a checkpoint, for inference."""
-    environment = VectorEnvironment(agent.environment_id, agent.environment_kwargs, 1)
-    environment.close()
-    spec: EnvironmentSpec = environment.spec
-    network = build_network(agent.network, spec)
+    network = build_network(agent.network, environment_spec(agent.environment_id, agent.environment_kwargs))
     network.load_state_dict(dict(checkpoint.parameters))
     return network.eval()
 

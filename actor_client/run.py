@@ -42,9 +42,7 @@ class ActorProcess:
         """
         torch.set_num_threads(self._config.threads)
         while not self._stopped:
-            client = LearnerClient(
-                self._config.learner, actor_id=self._actor_id, incarnation=self._incarnation, host=self._host
-            )
+            client = LearnerClient(self._config.learner, actor_id=self._actor_id, incarnation=self._incarnation, host=self._host)
             self._client = client
             try:
                 if self._take_part(client):

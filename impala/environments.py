@@ -1,7 +1,8 @@
 """Gymnasium vector environments, brought to the unroll's convention. The only module that imports gymnasium."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -49,7 +50,9 @@ class VectorEnvironment:
         self._envs = _make(environment_id, kwargs, environments)
         self.environments = environments
         try:
-            self.spec, self._action_start = _spec(environment_id, self._envs)
+            self.spec, self._action_start = _spec(
+                environment_id, self._envs.single_observation_space, self._envs.single_action_space
+            )
         except UnsupportedSpace:
             self._envs.close()
             raise
@@ -104,16 +107,41 @@ def environment_spec(environment_id: str, kwargs: Mapping[str, Any]) -> Environm
     return environment.spec
 
 
-def make_rendered(environment_id: str, kwargs: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
-    """Returns one plain Gymnasium environment that renders its frames as arrays, for recording.
+def record_episode(
+    environment_id: str,
+    kwargs: Mapping[str, Any],
+    folder: Path,
+    *,
+    act: Callable[[Mapping[str, np.ndarray], np.ndarray], np.ndarray],
+    seed: int,
+) -> float:
+    """Plays one episode, writes it to `folder` as an mp4 file, and returns its return.
+
+    Args:
+        act: from observations, entry name to [1, ...], and is_first, [1], to actions, [1] from 0.
 
     Raises:
-        ConfigError: as `VectorEnvironment`.
+        ConfigError: as `VectorEnvironment`, or what rendering or writing needs is not installed.
     """
     try:
-        return gymnasium.make(environment_id, render_mode="rgb_array", **kwargs)
+        plain = gymnasium.make(environment_id, render_mode="rgb_array", **kwargs)
+        environment = gymnasium.wrappers.RecordVideo(plain, str(folder), disable_logger=True)
     except (gymnasium.error.Error, ImportError, TypeError) as error:
         raise _unknown(environment_id, kwargs, error) from error
+    spec, start = _spec(environment_id, plain.observation_space, plain.action_space)
+    try:
+        observation, _ = environment.reset(seed=seed)
+        episode_return, is_first, done = 0.0, np.array([True]), False
+        while not done:
+            entries = {OBSERVATION: np.asarray(observation, dtype=spec.observations[OBSERVATION].dtype)[np.newaxis]}
+            observation, reward, terminated, truncated, _ = environment.step(int(act(entries, is_first)[0]) + start)
+            episode_return += float(reward)
+            is_first, done = np.array([False]), terminated or truncated
+    except (gymnasium.error.Error, ImportError) as error:
+        raise ConfigError(f"video: {' '.join(str(error).split())}; pip install 'impala-grpc[video]'") from error
+    finally:
+        environment.close()  # type: ignore[no-untyped-call]
+    return episode_return
 
 
 def _make(environment_id: str, kwargs: Mapping[str, Any], environments: int) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
@@ -142,8 +170,8 @@ def _unknown(environment_id: str, kwargs: Mapping[str, Any], error: Exception) -
     return ConfigError(f"environment: cannot make {environment_id!r}{given}: {' '.join(str(error).split())}")
 
 
-def _spec(environment_id: str, envs: gymnasium.vector.VectorEnv[Any, Any, Any]) -> tuple[EnvironmentSpec, int]:
-    observation, action = envs.single_observation_space, envs.single_action_space
+def _spec(environment_id: str, observation: gymnasium.Space[Any], action: gymnasium.Space[Any]) -> tuple[EnvironmentSpec, int]:
+    """Returns the spec of an environment's spaces, and the number that its first action has."""
     if not isinstance(observation, gymnasium.spaces.Box) or len(observation.shape) != 1:
         raise UnsupportedSpace(f"environment: {environment_id} has observations {observation}; supported: Box of one axis")
     if not isinstance(action, gymnasium.spaces.Discrete):

@@ -52,6 +52,7 @@ def main() -> None:
     logging.basicConfig(
         level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console, show_path=False, markup=False)]
     )
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)
     try:
         sys.exit(run_learner(parse(sys.argv[1:]), console, _stop_on_signals()))
     except ConfigError as error:

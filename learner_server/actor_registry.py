@@ -142,7 +142,7 @@ class ActorRegistry:
         with self._lock:
             self._next_index = values["next_index"]
             for actor_id, kept in values["actors"].items():
-                ledger = SequenceLedger(kept["floor"], {sequence: accepted for sequence, accepted in kept["above"]})
+                ledger = SequenceLedger(kept["floor"], dict(kept["above"]))
                 self._actors[actor_id] = Actor(
                     actor_id, kept["index"], kept["incarnation"], env_steps=kept["env_steps"], ledger=ledger
                 )

@@ -84,7 +84,7 @@ class MetricsWriter:
         from torch.utils.tensorboard import SummaryWriter
 
         self._file = metrics.open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(tensorboard))  # type: ignore[no-untyped-call]
+        self._events = SummaryWriter(str(tensorboard))
 
     def write(self, figures: dict[str, Any]) -> None:
         """Writes one object; scalars go to TensorBoard under the same names, by `env_steps`."""
@@ -93,12 +93,12 @@ class MetricsWriter:
         self._file.flush()
         for name, value in clean.items():
             if isinstance(value, int | float) and name != "env_steps":
-                self._events.add_scalar(name, value, clean["env_steps"])  # type: ignore[no-untyped-call]
+                self._events.add_scalar(name, value, clean["env_steps"])
 
     def close(self) -> None:
         """Flushes and closes both."""
         self._file.close()
-        self._events.close()  # type: ignore[no-untyped-call]
+        self._events.close()
 
 
 def _finite_or_none(value: Any) -> Any:

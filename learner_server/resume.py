@@ -73,7 +73,7 @@ def find_starting_point(directory: RunDirectory) -> StartingPoint:
 def _next_version(checkpoint_version: int, shown: Mapping[str, Any]) -> int:
     if shown.get("ended") and shown["parameter_version"] == checkpoint_version:
         return checkpoint_version  # ended in good order: nothing was published beyond its last checkpoint
-    return max(checkpoint_version, shown.get("parameter_version", 0)) + VERSIONS_BETWEEN_LINES
+    return max(checkpoint_version, int(shown.get("parameter_version", 0))) + VERSIONS_BETWEEN_LINES
 
 
 def _with_waiting_dropped(newest: Mapping[str, Any]) -> dict[str, int]:

@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -58,7 +59,7 @@ def run_learner(config: LearnerConfig, console: Console, stop: threading.Event) 
         spec = environment_spec(config.env, config.env_kwargs)
         learner = _build_learner(config, spec, device, start)
         _describe(console, config, directory, start)
-        return _Service(config, console, directory, start, spec, learner).run(stop)
+        return _Service(config=config, console=console, directory=directory, start=start, spec=spec, learner=learner).run(stop)
 
 
 class _Service:
@@ -66,6 +67,7 @@ class _Service:
 
     def __init__(
         self,
+        *,
         config: LearnerConfig,
         console: Console,
         directory: RunDirectory,
@@ -114,15 +116,15 @@ class _Service:
         try:
             actors = LocalActors(self._config.actors, _reachable(address), self._directory.logs)
             try:
-                end = self._train(writer, actors, stop)
+                end, figures = self._train(writer, actors, stop)
             finally:
                 actors.stop(_STOP_GRACE_SECONDS)
         finally:
             self._server.stop(_STOP_GRACE_SECONDS)
             writer.close()
-        return self._conclude(end)
+        return self._conclude(end, figures)
 
-    def _train(self, writer: MetricsWriter, actors: LocalActors, stop: threading.Event) -> End:
+    def _train(self, writer: MetricsWriter, actors: LocalActors, stop: threading.Event) -> tuple[End, dict[str, Any]]:
         display = ProgressDisplay(
             self._console,
             title=f"IMPALA  {self._config.env}  seed {self._config.seed}",
@@ -150,16 +152,14 @@ class _Service:
                 training.drain()
             else:
                 self._server.call(self._servicer.end_run)
-            training.finish(end)
+            figures = training.finish(end)
         finally:
             display.close()
         if end is not End.STOPPED and self._config.actors == 0:
             time.sleep(_FAREWELL_SECONDS)
-        return end
+        return end, figures
 
-    def _conclude(self, end: End) -> int:
-        mean_return, seconds = self._episodes.mean_return_100, self._episodes.seconds
-        steps = self._queue.account().trained
+    def _conclude(self, end: End, last: dict[str, Any]) -> int:
         if draw_curve(
             self._directory.metrics,
             self._directory.curve,
@@ -167,8 +167,8 @@ class _Service:
             target=self._config.stop_at_return,
         ):
             self._console.print(f"curve: {self._directory.curve}", highlight=False, soft_wrap=True)
-        said = "-" if mean_return is None else f"{mean_return:.1f}"
-        figures = f"mean return of the last 100 episodes {said}, {steps:,} steps, {seconds:.1f} s"
+        said = "-" if last["mean_return_100"] is None else f"{last['mean_return_100']:.1f}"
+        figures = f"mean return of the last 100 episodes {said}, {last['env_steps']:,} steps, {last['seconds']:.1f} s"
         if end is End.SOLVED:
             self._console.print(f"[bold green]solved[/]: {figures}", highlight=False)
         elif end is End.STOPPED:
@@ -207,9 +207,7 @@ def _device(config: LearnerConfig) -> torch.device:
 def _build_learner(config: LearnerConfig, spec: EnvironmentSpec, device: torch.device, start: StartingPoint) -> Learner:
     torch.manual_seed(config.seed)
     network = build_network(config.network, spec).to(device)
-    learner = Learner(
-        network, config.loss, config.optimiser, total_steps=config.total_steps, device=device, version=start.version
-    )
+    learner = Learner(network, config.loss, config.optimiser, total_steps=config.total_steps, device=device, version=start.version)
     learner.updates, learner.skipped_updates = start.learner_updates, start.skipped_updates
     if start.checkpoint is not None:
         learner.restore(start.checkpoint.parameters, start.checkpoint.optimiser)
@@ -238,5 +236,3 @@ def _describe(console: Console, config: LearnerConfig, directory: RunDirectory, 
         lost = start.steps_lost - start.checkpoint.state["steps_lost"]
         note = f"; the weights of {lost:,} steps since are lost" if lost else ""
         console.print(f"resumes from version {start.checkpoint.version} at {start.steps_trained:,} steps{note}", highlight=False)
-
-

@@ -119,12 +119,12 @@ class UnreadMessages(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Wraps the handler of one call, and looks when the call's task ends whether it ran."""
         handler = await continuation(handler_call_details)
-        if not handler_call_details.method.startswith(f"/{SERVICE_NAME}/"):
+        if handler is None or not handler_call_details.method.startswith(f"/{SERVICE_NAME}/"):
             return handler
         was_read = [False]
         task = asyncio.current_task()

@@ -1,0 +1,1 @@
+"""The contract, `impala.proto`, and the code generated from it by `make protos`."""

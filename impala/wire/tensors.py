@@ -67,11 +67,16 @@ def _is_zero_or_one(data: bytes) -> bool:
 
 
 def enum_name(enum: Any, number: int) -> str:
+    """Returns the name of an enum's number, also of one that this version does not know."""
     return str(enum.Name(number)) if number in enum.values() else f"unknown number {number}"
 
 
 def decode_tensor_as(message: pb.Tensor, field: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
-    """`decode_tensor`, held against the dtype and shape that this run has; floats must be finite."""
+    """Returns `decode_tensor`, held against the dtype and shape that this run has.
+
+    Raises:
+        InvalidMessage: as `decode_tensor`, or another dtype or shape, or a float that is not finite.
+    """
     expected = DTYPE_OF_NUMPY[dtype]
     if message.dtype != expected:
         raise InvalidMessage(f"{field}.dtype", pb.DType.Name(expected), enum_name(pb.DType, message.dtype))
@@ -86,13 +91,20 @@ def decode_tensor_as(message: pb.Tensor, field: str, dtype: np.dtype[Any], shape
 def decode_named_tensors(
     messages: Iterable[pb.NamedTensor], field: str, entries: Mapping[str, EntrySpec], leading: tuple[int, ...]
 ) -> dict[str, np.ndarray]:
+    """Returns named tensors, of shape leading + entry.shape each.
+
+    Raises:
+        InvalidMessage: entries that are missing, unknown or not as `entries` says.
+    """
     by_name = {message.name: message.tensor for message in messages}
     if by_name.keys() != entries.keys():
         raise InvalidMessage(field, f"the entries {sorted(entries)}", f"{sorted(by_name)}")
     return {
-        name: decode_tensor_as(by_name[name], f"{field}[{name}]", entry.dtype, leading + entry.shape) for name, entry in entries.items()
+        name: decode_tensor_as(by_name[name], f"{field}[{name}]", entry.dtype, leading + entry.shape)
+        for name, entry in entries.items()
     }
 
 
 def encode_named_tensors(arrays: Mapping[str, np.ndarray]) -> list[pb.NamedTensor]:
+    """Returns named arrays as messages."""
     return [pb.NamedTensor(name=name, tensor=encode_tensor(array)) for name, array in arrays.items()]
