@@ -1,0 +1,72 @@
+# Every task of the project. `make help` lists them; people and CI use the same ones.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# What the environment is made from; it is made anew when one of them changes.
+SETUP := $(VENV)/.ready
+
+.PHONY: help
+help: ## List the tasks
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
+
+.PHONY: setup
+setup: $(SETUP) ## Make the virtual environment .venv with everything that developing needs
+
+$(SETUP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1" --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[learner]" --group dev
+	@touch $@
+
+.PHONY: train
+train: setup ## Train CartPole-v1 until solved, with a learner and two actors on this machine
+	$(BIN)/impala-learner --preset cartpole --actors 2
+
+.PHONY: test
+test: setup ## Run the tests
+	$(BIN)/python -m pytest
+
+.PHONY: check
+check: lint types check-protos ## What CI runs besides the tests
+
+.PHONY: lint
+lint: setup ## Style and common mistakes (ruff)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: types
+types: setup ## Types (mypy, strict)
+	$(BIN)/mypy
+
+.PHONY: format
+format: setup ## Rewrite the code in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: protos
+protos: setup ## Generate the code of protos/impala.proto
+	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. protos/impala.proto
+
+.PHONY: check-protos
+check-protos: setup ## Check that the committed generated code is that of protos/impala.proto
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+	$(BIN)/python -m grpc_tools.protoc -I . --python_out=$$folder --pyi_out=$$folder --grpc_python_out=$$folder protos/impala.proto && \
+	for file in impala_pb2.py impala_pb2.pyi impala_pb2_grpc.py; do \
+	    diff -u protos/$$file $$folder/protos/$$file || { echo "protos/$$file is stale: run make protos"; exit 1; }; \
+	done
+
+.PHONY: mutants
+mutants: setup ## Break each guarded line and see its test fail (slow)
+	$(BIN)/python -m tests.mutants --list
+	$(BIN)/python -m tests.mutants
+
+.PHONY: bench
+bench: setup ## Measure time to solve and throughput; writes benchmarks/*.json
+	$(BIN)/python -m benchmarks.solve --preset cartpole --output benchmarks/cartpole.json
+	$(BIN)/python -m benchmarks.throughput --output benchmarks/throughput.json
+
+.PHONY: clean
+clean: ## Remove the virtual environment and caches; runs stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,117 @@
+"""A real learner service on a free port, without a training loop: the test takes the batches itself."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import grpc
+import torch
+
+from impala.networks import Network, build_network
+from impala.wire import Assignment, spec_digest
+from learner_server.actor_registry import Actor, ActorRegistry
+from learner_server.episodes import EpisodeLog
+from learner_server.parameter_store import ParameterStore
+from learner_server.server import LearnerServer
+from learner_server.servicer import LearnerServicer
+from learner_server.unroll_queue import UnrollQueue
+from protos import impala_pb2 as pb
+from protos import impala_pb2_grpc as pb_grpc
+from tests.samples import AGENT, SPEC
+
+
+@dataclass
+class Service:
+    """The parts of a running service, and a stub that calls it as actor `tester`, which has joined."""
+
+    address: str
+    digest: str
+    network: Network
+    queue: UnrollQueue
+    store: ParameterStore
+    actors: ActorRegistry
+    episodes: EpisodeLog
+    servicer: LearnerServicer
+    server: LearnerServer
+    stub: pb_grpc.LearnerStub
+
+    def join(self, actor_id: str = "tester", incarnation: int = 1) -> pb.JoinResponse:
+        request = pb.JoinRequest(protocol_version=1, actor_id=actor_id, incarnation=incarnation)
+        response: pb.JoinResponse = self.stub.Join(request, timeout=10)
+        return response
+
+    def publish(self) -> None:
+        """Publishes the network's weights as the next version."""
+        self.store.publish(self.store.version + 1, self.network.state_dict())
+
+    @contextmanager
+    def trainer(self, trajectories: int = 3) -> Iterator[list[int]]:
+        """Takes batches in a thread, as training would; yields the list of the env_steps of each batch taken so far."""
+        taken: list[int] = []
+        done = threading.Event()
+
+        def train() -> None:
+            while not done.is_set():
+                batch = self.queue.take_batch(trajectories, 0.05)
+                if batch is not None:
+                    self.queue.mark_trained(batch.env_steps)
+                    self.publish()
+                    taken.append(batch.env_steps)
+
+        thread = threading.Thread(target=train, name="trainer")
+        thread.start()
+        try:
+            yield taken
+        finally:
+            done.set()
+            thread.join()
+
+
+@contextmanager
+def running_service(*, capacity: int = 6, max_line: int = 64, max_policy_lag: int = 1000) -> Iterator[Service]:
+    """Yields a service with version 1 published; SPEC and AGENT say what its unrolls look like.
+
+    Args:
+        capacity: trajectories that have a place in the queue.
+    """
+    torch.manual_seed(0)
+    network = build_network(AGENT.network, SPEC.environment)
+    queue = UnrollQueue(capacity=capacity, max_line=max_line)
+    store, actors, episodes = ParameterStore(), ActorRegistry(), EpisodeLog()
+    digest = spec_digest(AGENT, SPEC)
+
+    def assign(actor: Actor, environments: int) -> Assignment:
+        return Assignment(
+            run_id="test-run",
+            spec_digest=digest,
+            agent=AGENT,
+            unroll_spec=SPEC,
+            environments=environments or 3,
+            seed=actor.index,
+            max_in_flight=2,
+        )
+
+    servicer = LearnerServicer(
+        assign=assign,
+        spec=SPEC,
+        spec_digest=digest,
+        queue=queue,
+        store=store,
+        actors=actors,
+        max_policy_lag=max_policy_lag,
+        on_unroll=episodes.add,
+    )
+    store.publish(1, network.state_dict())
+    server = LearnerServer(servicer, "127.0.0.1:0")
+    address = f"127.0.0.1:{server.start()}"
+    # Larger than the server's limit, for tests of messages over it.
+    options = [("grpc.max_send_message_length", -1)]
+    with grpc.insecure_channel(address, options=options) as channel:
+        service = Service(address, digest, network, queue, store, actors, episodes, servicer, server, pb_grpc.LearnerStub(channel))
+        try:
+            service.join()
+            yield service
+        finally:
+            queue.close(run_over=True)
+            server.stop(0.5)
