@@ -298,7 +298,9 @@ class LearnerClient:
         with self._joining:
             if self._must_stop():
                 return False
-            if self.join(self._environments).spec_digest == self._assignment.spec_digest:
+            anew, before = self.join(self._environments), self._assignment
+            # Another run's versions are not this run's, even where their unrolls look the same.
+            if (anew.run_id, anew.spec_digest) == (before.run_id, before.spec_digest):
                 return True
         log.info("the learner has something else to run now")
         self._reassigned.set()

@@ -5,7 +5,7 @@ The string under a field is its documentation and its `--help`. Programs compose
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from impala.errors import ConfigError
 
@@ -20,6 +20,9 @@ class NetworkConfig:
     """Widths of the hidden layers of each torso."""
 
     def __post_init__(self) -> None:
+        known = get_args(NetworkConfig.__annotations__["network"])
+        if self.network not in known:
+            raise ConfigError(f"network: expected one of {', '.join(known)}, came {self.network!r}")
         if any(size < 1 for size in self.hidden_sizes):
             raise ConfigError(f"hidden_sizes: expected widths of at least 1, came {self.hidden_sizes}")
 
@@ -50,7 +53,7 @@ class LossConfig:
             raise ConfigError(f"discount: expected 0 to 1, came {self.discount}")
         if not 0.0 <= self.lambda_ <= 1.0:
             raise ConfigError(f"lambda_: expected 0 to 1, came {self.lambda_}")
-        if self.rho_bar < self.c_bar:
+        if not self.rho_bar >= self.c_bar:
             raise ConfigError(f"rho_bar: expected at least c_bar ({self.c_bar}; paper, section 4.1), came {self.rho_bar}")
         for name in ("baseline_cost", "entropy_cost", "c_bar", "pg_rho_bar"):
             if not getattr(self, name) >= 0.0:

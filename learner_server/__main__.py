@@ -28,11 +28,7 @@ def parse(arguments: list[str]) -> LearnerConfig:
     """
     name = _preset_name(arguments)
     fields: dict[str, Any] = dict(preset(name)) if name else {}
-    # An instance that passes its own checks, for tyro to take its defaults from; `env` is checked once more when all is read.
-    wants_help = any(argument in ("-h", "--help") for argument in arguments)
-    has_env = any(argument == "--env" or argument.startswith("--env=") for argument in arguments)
-    if "env" not in fields and (wants_help or has_env):
-        fields["env"] = "CartPole-v1"
+    fields.setdefault("env", tyro.MISSING)
     default = LearnerConfig(preset=name, **fields)
     return tyro.cli(LearnerConfig, default=default, args=arguments, prog="impala-learner", config=(tyro.conf.OmitArgPrefixes,))
 

@@ -2,8 +2,8 @@
 
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from impala.errors import InvalidMessage, Mismatch
@@ -16,16 +16,18 @@ _MAX_ABOVE = 1024
 class SequenceLedger:
     """Which sequences of one incarnation have been answered, so that a retry is told apart from a new unroll.
 
-    Answers may come out of order, so it keeps a floor, all at or below which are answered, and those above it one by one.
+    Answers may come out of order, so it keeps a floor, all at or below which are answered (accepted, but for the newest that were
+    refused, kept apart), and those above it one by one.
     """
 
-    def __init__(self, floor: int = 0, above: Mapping[int, bool] | None = None) -> None:
+    def __init__(self, floor: int = 0, above: Mapping[int, bool] | None = None, refused: Iterable[int] = ()) -> None:
         self.floor = floor
         self.above = dict(above or {})
+        self.refused = set(refused)
 
     def answer(self, sequence: int) -> bool | None:
         """Returns whether `sequence` was accepted, or None if it has not been answered."""
-        return True if sequence <= self.floor else self.above.get(sequence)
+        return sequence not in self.refused if sequence <= self.floor else self.above.get(sequence)
 
     def record(self, sequence: int, *, accepted: bool) -> None:
         """Remembers the answer to `sequence`."""
@@ -35,7 +37,10 @@ class SequenceLedger:
             self.floor = min(self.above) - 1
         while self.floor + 1 in self.above:
             self.floor += 1
-            del self.above[self.floor]
+            if not self.above.pop(self.floor):
+                self.refused.add(self.floor)
+        if len(self.refused) > _MAX_ABOVE:
+            self.refused.remove(min(self.refused))
 
 
 @dataclass
@@ -103,10 +108,13 @@ class ActorRegistry:
             actor.last_seen = time.monotonic()
             return actor
 
-    def record(self, actor: Actor, sequence: int, *, accepted: bool, env_steps: int, parameter_version: int) -> None:
-        """Remembers the answer to one of an actor's unrolls."""
+    def record(
+        self, actor: Actor, incarnation: int, sequence: int, *, accepted: bool, env_steps: int, parameter_version: int
+    ) -> None:
+        """Remembers the answer to one of an actor's unrolls, which an incarnation may have sent that was replaced since."""
         with self._lock:
-            actor.ledger.record(sequence, accepted=accepted)
+            if incarnation == actor.incarnation:
+                actor.ledger.record(sequence, accepted=accepted)
             if accepted:
                 actor.env_steps += env_steps
                 actor.parameter_version = parameter_version
@@ -117,10 +125,10 @@ class ActorRegistry:
         with self._lock:
             return sum(actor.last_seen >= since and actor.joins > 0 for actor in self._actors.values())
 
-    def steps_by_actor(self) -> dict[str, int]:
-        """Returns the accepted agent steps of each actor, by id."""
+    def snapshot(self) -> list[Actor]:
+        """Returns copies of all actors, in the order in which they first joined, their ledgers shared."""
         with self._lock:
-            return {actor.actor_id: actor.env_steps for actor in self._actors.values()}
+            return [replace(actor) for actor in self._actors.values()]
 
     def to_json(self) -> dict[str, Any]:
         """Returns what a restarted learner must know: incarnations, ledgers, and the next index, hence seeds."""
@@ -130,8 +138,10 @@ class ActorRegistry:
                     "index": actor.index,
                     "incarnation": actor.incarnation,
                     "env_steps": actor.env_steps,
+                    "parameter_version": actor.parameter_version,
                     "floor": actor.ledger.floor,
                     "above": [[sequence, accepted] for sequence, accepted in actor.ledger.above.items()],
+                    "refused": sorted(actor.ledger.refused),
                 }
                 for actor in self._actors.values()
             }
@@ -142,7 +152,7 @@ class ActorRegistry:
         with self._lock:
             self._next_index = values["next_index"]
             for actor_id, kept in values["actors"].items():
-                ledger = SequenceLedger(kept["floor"], dict(kept["above"]))
+                ledger = SequenceLedger(kept["floor"], dict(kept["above"]), kept.get("refused", ()))
                 self._actors[actor_id] = Actor(
                     actor_id, kept["index"], kept["incarnation"], env_steps=kept["env_steps"], ledger=ledger
                 )

@@ -1,5 +1,6 @@
 """The learner's configuration: one frozen dataclass that is also its `--help`."""
 
+import json
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,10 +17,10 @@ class LearnerConfig:
     """Trains one agent by IMPALA from the unrolls that actors send."""
 
     # What to train.
-    env: str = ""
+    env: str
     """Gymnasium environment id, for example CartPole-v1."""
-    env_kwargs: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments for the environment."""
+    env_kwargs: str = "{}"
+    """Keyword arguments for the environment, as a JSON object."""
     preset: str = ""
     """Named defaults; flags given besides override them. One of: cartpole."""
     total_steps: int = 1_000_000
@@ -72,8 +73,7 @@ class LearnerConfig:
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
 
     def __post_init__(self) -> None:
-        if not self.env:
-            raise ConfigError("env: expected --env ID or --preset NAME, came neither")
+        self._env_kwargs()
         _at_least(self, 1, "total_steps", "envs", "unroll_length", "batch_size", "queue_batches", "max_in_flight", "threads")
         _at_least(self, 0, "actors", "seed", "max_policy_lag")
         _at_least(self, 1, "max_envs", "keep_checkpoints")
@@ -93,8 +93,17 @@ class LearnerConfig:
     def agent(self) -> AgentConfig:
         """Returns what actors and evaluation need to know."""
         return AgentConfig(
-            environment_id=self.env, environment_kwargs=self.env_kwargs, network=self.network, unroll_length=self.unroll_length
+            environment_id=self.env, environment_kwargs=self._env_kwargs(), network=self.network, unroll_length=self.unroll_length
         )
+
+    def _env_kwargs(self) -> dict[str, Any]:
+        try:
+            kwargs = json.loads(self.env_kwargs)
+        except ValueError as error:
+            raise ConfigError(f"env_kwargs: expected a JSON object, came {self.env_kwargs!r} ({error})") from error
+        if not isinstance(kwargs, dict):
+            raise ConfigError(f"env_kwargs: expected a JSON object, came {self.env_kwargs!r}")
+        return kwargs
 
     def identity(self) -> dict[str, Any]:
         """Returns, as JSON values, what decides what a run learns: a run directory belongs to one such configuration.

@@ -83,7 +83,10 @@ class MetricsWriter:
         # Late: it takes most of a second to import, and only a learner that is about to train needs it.
         from torch.utils.tensorboard import SummaryWriter
 
+        torn = metrics.exists() and not metrics.read_bytes().endswith(b"\n") and metrics.stat().st_size > 0
         self._file = metrics.open("a", encoding="utf-8")
+        if torn:  # a killed process's last line is lost, but must not take ours with it
+            self._file.write("\n")
         self._events = SummaryWriter(str(tensorboard))
 
     def write(self, figures: dict[str, Any]) -> None:

@@ -52,11 +52,11 @@ def run_learner(config: LearnerConfig, console: Console, stop: threading.Event) 
         ImpalaError: it could not go on.
     """
     torch.set_num_threads(config.threads)
-    device = _device(config)
+    device, agent = _device(config), config.agent()
+    spec = environment_spec(agent.environment_id, agent.environment_kwargs)
     directory = RunDirectory(config.run_dir or default_run_dir(config))
     with directory.claim(config.identity()):
         start = find_starting_point(directory)
-        spec = environment_spec(config.env, config.env_kwargs)
         learner = _build_learner(config, spec, device, start)
         _describe(console, config, directory, start)
         return _Service(config=config, console=console, directory=directory, start=start, spec=spec, learner=learner).run(stop)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
 import threading
 from collections.abc import Awaitable, Callable
@@ -11,11 +10,12 @@ from concurrent.futures import Future
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
-from impala.errors import ConfigError
+from impala.errors import ConfigError, InvalidMessage
 from impala.wire import MAX_MESSAGE_BYTES
 from learner_server.servicer import LearnerServicer
 from protos import impala_pb2 as pb
@@ -104,14 +104,12 @@ class LearnerServer:
         await self._server.stop(grace_seconds)
 
 
-_was_read: contextvars.ContextVar[list[bool]] = contextvars.ContextVar("was_read")
-
-
 class UnreadMessages(grpc.aio.ServerInterceptor):
-    """Counts calls whose message the server never got to read, which for our actors is one over the size limit.
+    """Counts calls whose message no handler can read.
 
-    gRPC itself answers such a call, with RESOURCE_EXHAUSTED, before any handler runs; the one trace it leaves here is a call that
-    ends without its handler having been called.
+    One over the size limit gRPC itself answers, with RESOURCE_EXHAUSTED, before any handler runs; the one trace it leaves here is a
+    call that ends without its handler having been called. Bytes that are not the message at all gRPC would answer with UNKNOWN and
+    a traceback in the log; they are INVALID_ARGUMENT like every other malformed message.
     """
 
     def __init__(self, count: Callable[[list[str]], None]) -> None:
@@ -131,10 +129,16 @@ class UnreadMessages(grpc.aio.ServerInterceptor):
         assert task is not None
         task.add_done_callback(lambda _: was_read[0] or self._count(["resource_exhausted:message"]))
 
-        async def reading(request: Any, context: Any) -> Any:
+        async def reading(message: bytes, context: Any) -> Any:
             was_read[0] = True
+            try:
+                request = handler.request_deserializer(message)  # type: ignore[misc]
+            except DecodeError:
+                self._count(["invalid_argument:message"])
+                expected = f"the message of {handler_call_details.method}"
+                error = InvalidMessage("message", expected, f"{len(message)} bytes that are not one")
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
             return await handler.unary_unary(request, context)  # type: ignore[misc]
 
-        return grpc.unary_unary_rpc_method_handler(
-            reading, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
-        )
+        # No deserialiser: the handler gets the bytes.
+        return grpc.unary_unary_rpc_method_handler(reading, response_serializer=handler.response_serializer)

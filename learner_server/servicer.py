@@ -170,6 +170,7 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         await self._queue.put(unroll)
         self._actors.record(
             actor,
+            request.incarnation,
             request.sequence,
             accepted=True,
             env_steps=unroll.env_steps,
@@ -187,7 +188,7 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         self, actor: Actor, request: pb.SubmitTrajectoryRequest, unroll: Unroll[np.ndarray], episodes: list[Episode]
     ) -> pb.SubmitTrajectoryResponse:
         self._queue.count_dropped("stale", unroll.env_steps)
-        self._actors.record(actor, request.sequence, accepted=False, env_steps=0, parameter_version=0)
+        self._actors.record(actor, request.incarnation, request.sequence, accepted=False, env_steps=0, parameter_version=0)
         self._on_unroll(episodes, request.age_seconds)
         return self._response(reason=pb.REASON_STALE)
 

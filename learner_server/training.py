@@ -165,7 +165,6 @@ class Training:
             "steps_lost": self._start.steps_lost,
             "queued_trajectories": account.queued_trajectories,
             "actors": self._actors.seen_within(_ACTOR_SILENCE_SECONDS),
-            "steps_by_actor": self._actors.steps_by_actor(),
             "refused": self._refused(),
             "parameter_encodings": self._store.encodings,
         }

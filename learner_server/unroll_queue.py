@@ -86,6 +86,7 @@ class UnrollQueue:
         Raises:
             QueueClosed: before it had a place; it is accounted for as dropped if the run is over, else as never received.
             LineTooLong: at once.
+            CancelledError: the caller was cancelled in line and left it; its unroll counts as never received.
         """
         with self._lock:
             if self._closed:
@@ -100,7 +101,11 @@ class UnrollQueue:
             ticket = _Ticket(unroll, loop.create_future(), loop)
             self._received += unroll.env_steps
             self._line.append(ticket)
-        await ticket.accepted
+        try:
+            await ticket.accepted
+        except asyncio.CancelledError:
+            self._leave(ticket)
+            raise
 
     def take_batch(self, trajectories: int, timeout_seconds: float) -> Unroll[np.ndarray] | None:
         """Returns the oldest `trajectories` columns, side by side, or None if there are not as many in time. Training thread only.
@@ -175,6 +180,12 @@ class UnrollQueue:
         self._places.append(unroll)
         self._trajectories += unroll.environments
         self._changed.notify()
+
+    def _leave(self, ticket: _Ticket) -> None:
+        with self._lock:
+            if ticket in self._line:  # else it was given a place in the meantime, or sent away
+                self._line.remove(ticket)
+                self._received -= ticket.unroll.env_steps
 
     def _take(self, trajectories: int) -> list[Unroll[np.ndarray]]:
         taken: list[Unroll[np.ndarray]] = []

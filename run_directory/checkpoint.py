@@ -68,7 +68,8 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint, *, keep: int) -> Pa
     if final.exists():  # the same weights, saved a moment ago: to replace them would risk the only whole copy
         return final
     temporary = directory / f"{_TEMPORARY}{final.name}"
-    shutil.rmtree(temporary, ignore_errors=True)
+    for left_behind in directory.glob(f"{_TEMPORARY}*"):  # by processes that were killed while they wrote
+        shutil.rmtree(left_behind, ignore_errors=True)
     temporary.mkdir()
     try:
         _write(temporary, checkpoint)
@@ -124,7 +125,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         tensors = {name: safetensors.torch.load(content[f"{name}.safetensors"]) for name in _TENSOR_FILES}
         state = json.loads(content[_STATE])
         version = int(state.pop("version"))
-    except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{path.name}: cannot be read ({error!r})") from error
     return Checkpoint(version=version, state=state, **tensors)
 

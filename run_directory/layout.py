@@ -2,7 +2,7 @@
 
 import fcntl
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -60,6 +60,9 @@ class RunDirectory:
         except ConfigError:
             lock.close()
             raise
+        except OSError as error:
+            lock.close()
+            raise ConfigError(f"run_dir: cannot write to {self.path}: {error.strerror}") from error
         return lock
 
     def agent_config(self) -> AgentConfig:
@@ -74,8 +77,7 @@ class RunDirectory:
         if not self.config.exists():
             write_json_atomically(self.config, config)
             return
-        there = self._read_config()
-        here = json.loads(json.dumps(config))
+        there, here = dict(_leaves(self._read_config())), dict(_leaves(json.loads(json.dumps(config))))
         differences = [
             f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
             for name in sorted(there.keys() | here.keys())
@@ -94,3 +96,11 @@ class RunDirectory:
         if not isinstance(config, dict):
             raise ConfigError(f"run_dir: expected a JSON object in {self.config}, came {type(config).__name__}")
         return config
+
+
+def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in config.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from impala.config import AgentConfig
 from impala.errors import ConfigError, InvalidMessage
@@ -79,16 +80,18 @@ def decode_assignment(message: pb.JoinResponse) -> Assignment:
     for name in ("spec_digest", "environment_id", "environments", "unroll_length", "num_actions", "max_in_flight"):
         if not getattr(message, name):
             raise InvalidMessage(name, "a value", "none")
+    kwargs = _decode_json(message.environment_kwargs_json or "{}", "environment_kwargs_json")
+    network = _decode_json(message.network_json, "network_json")
     try:
         agent = AgentConfig.from_json(
             {
                 "environment_id": message.environment_id,
-                "environment_kwargs": json.loads(message.environment_kwargs_json or "{}"),
-                "network": json.loads(message.network_json),
+                "environment_kwargs": kwargs,
+                "network": network,
                 "unroll_length": message.unroll_length,
             }
         )
-    except (json.JSONDecodeError, ConfigError) as error:
+    except (ConfigError, OverflowError) as error:
         raise InvalidMessage("network_json", "a configuration that this version knows", str(error)) from error
     spec = UnrollSpec(
         unroll_length=message.unroll_length,
@@ -109,13 +112,25 @@ def decode_assignment(message: pb.JoinResponse) -> Assignment:
     )
 
 
+def _decode_json(text: str, field: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidMessage(field, "a JSON object", f"{text[:40]!r} ({error})") from error
+    if not isinstance(value, dict):
+        raise InvalidMessage(field, "a JSON object", f"{text[:40]!r}")
+    return value
+
+
 def _encode_entries(entries: Mapping[str, EntrySpec]) -> list[pb.TensorSpec]:
     return [pb.TensorSpec(name=name, dtype=DTYPE_OF_NUMPY[entry.dtype], shape=entry.shape) for name, entry in entries.items()]
 
 
 def _decode_entries(messages: Iterable[pb.TensorSpec], field: str) -> dict[str, EntrySpec]:
-    entries = {}
+    entries: dict[str, EntrySpec] = {}
     for message in messages:
+        if message.name in entries:
+            raise InvalidMessage(field, "entries of different names", f"{message.name!r} twice")
         dtype = NUMPY_OF_DTYPE.get(message.dtype)
         if dtype is None:
             raise InvalidMessage(f"{field}[{message.name}].dtype", "a known DType", enum_name(pb.DType, message.dtype))

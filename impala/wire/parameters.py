@@ -22,5 +22,6 @@ def decode_parameters(data: bytes) -> dict[str, torch.Tensor]:
     """
     try:
         return safetensors.torch.load(data)
-    except safetensors.SafetensorError as error:
+    # safetensors reads headers that torch has no dtype or no size for, and says so with whatever error comes up.
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InvalidMessage("parameters", "a safetensors file", f"{len(data)} bytes that are not one ({error})") from error

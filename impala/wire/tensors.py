@@ -48,9 +48,7 @@ def decode_tensor(message: pb.Tensor, field: str) -> np.ndarray:
         raise InvalidMessage(f"{field}.dtype", "a DType other than UNSPECIFIED", enum_name(pb.DType, message.dtype))
     if message.encoding != pb.ENCODING_RAW:
         raise InvalidMessage(f"{field}.encoding", "ENCODING_RAW", enum_name(pb.Encoding, message.encoding))
-    shape = tuple(message.shape)
-    if len(shape) > _MAX_AXES:
-        raise InvalidMessage(f"{field}.shape", f"at most {_MAX_AXES} axes", f"{len(shape)}")
+    shape = decode_shape(message, field)
     data = message.data
     # Python integers: a product of absurd sizes cannot wrap around to the right byte count.
     if math.prod(shape) * dtype.itemsize != len(data):
@@ -59,7 +57,21 @@ def decode_tensor(message: pb.Tensor, field: str) -> np.ndarray:
         )
     if dtype == np.bool_ and not _is_zero_or_one(data):
         raise InvalidMessage(f"{field}.data", "bytes of 0 or 1", f"{max(data)}")
-    return np.frombuffer(data, dtype=dtype).reshape(shape)
+    try:
+        return np.frombuffer(data, dtype=dtype).reshape(shape)
+    except (ValueError, OverflowError) as error:  # no bytes, as a size is 0, and beside it one that no array can have
+        raise InvalidMessage(f"{field}.shape", "sizes that an array can have", str(list(shape))) from error
+
+
+def decode_shape(message: pb.Tensor, field: str) -> tuple[int, ...]:
+    """Returns a tensor's shape as claimed: nothing but the number of axes is checked.
+
+    Raises:
+        InvalidMessage: too many axes, counted before they are copied.
+    """
+    if len(message.shape) > _MAX_AXES:
+        raise InvalidMessage(f"{field}.shape", f"at most {_MAX_AXES} axes", f"{len(message.shape)}")
+    return tuple(message.shape)
 
 
 def _is_zero_or_one(data: bytes) -> bool:
@@ -80,7 +92,7 @@ def decode_tensor_as(message: pb.Tensor, field: str, dtype: np.dtype[Any], shape
     expected = DTYPE_OF_NUMPY[dtype]
     if message.dtype != expected:
         raise InvalidMessage(f"{field}.dtype", pb.DType.Name(expected), enum_name(pb.DType, message.dtype))
-    if tuple(message.shape) != shape:
+    if decode_shape(message, field) != shape:
         raise InvalidMessage(f"{field}.shape", str(list(shape)), str(list(message.shape)))
     array = decode_tensor(message, field)
     if dtype.kind == "f" and not np.isfinite(array).all():
@@ -94,11 +106,12 @@ def decode_named_tensors(
     """Returns named tensors, of shape leading + entry.shape each.
 
     Raises:
-        InvalidMessage: entries that are missing, unknown or not as `entries` says.
+        InvalidMessage: entries that are missing, unknown, there twice or not as `entries` says.
     """
-    by_name = {message.name: message.tensor for message in messages}
-    if by_name.keys() != entries.keys():
-        raise InvalidMessage(field, f"the entries {sorted(entries)}", f"{sorted(by_name)}")
+    tensors = [(message.name, message.tensor) for message in messages]
+    by_name = dict(tensors)
+    if by_name.keys() != entries.keys() or len(by_name) != len(tensors):
+        raise InvalidMessage(field, f"the entries {sorted(entries)}", f"{len(tensors)}: {[name for name, _ in tensors[:8]]}")
     return {
         name: decode_tensor_as(by_name[name], f"{field}[{name}]", entry.dtype, leading + entry.shape)
         for name, entry in entries.items()

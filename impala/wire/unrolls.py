@@ -8,7 +8,7 @@ import numpy as np
 from impala.errors import InvalidMessage
 from impala.specs import UnrollSpec
 from impala.unroll import Episode, Unroll
-from impala.wire.tensors import decode_named_tensors, decode_tensor_as, encode_named_tensors, encode_tensor
+from impala.wire.tensors import decode_named_tensors, decode_shape, decode_tensor_as, encode_named_tensors, encode_tensor
 from protos import impala_pb2 as pb
 
 
@@ -35,7 +35,7 @@ def decode_unroll(message: pb.Unroll, spec: UnrollSpec) -> Unroll[np.ndarray]:
         InvalidMessage: anything that `spec` does not allow, NaN or infinite values, actions out of range, log-probabilities
             above 0, versions below 1.
     """
-    if message.parameter_version < 1:
+    if not 1 <= message.parameter_version < 2**63:
         raise InvalidMessage("unroll.parameter_version", "a version of at least 1", f"{message.parameter_version}")
     length = spec.unroll_length
     environments = _environments(message, spec)
@@ -66,7 +66,7 @@ def _environments(message: pb.Unroll, spec: UnrollSpec) -> int:
     """Returns E, which the actor chooses within the learner's limit; the action's shape says which."""
     if not message.HasField("actions"):
         raise InvalidMessage("unroll.actions", "a tensor", "none")
-    shape = tuple(message.actions.shape)
+    shape = decode_shape(message.actions, "unroll.actions")
     if len(shape) != 2 or shape[0] != spec.unroll_length or not 1 <= shape[1] <= spec.max_environments:
         expected = f"[{spec.unroll_length}, E] with E from 1 to {spec.max_environments}"
         raise InvalidMessage("unroll.actions.shape", expected, str(list(shape)))

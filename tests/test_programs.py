@@ -1,0 +1,274 @@
+"""The programs as their users run them: processes, signals, exit codes."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from learner_server.resume import VERSIONS_BETWEEN_LINES
+from run_directory.checkpoint import load_newest_checkpoint
+from run_directory.journal import read_metrics
+from run_directory.layout import RunDirectory
+
+pytestmark = pytest.mark.system
+
+# Long enough never to decide a test on a busy machine; nothing here waits for time to pass.
+PATIENCE_SECONDS = 90.0
+ENDLESS = ["--total-steps", "1000000000"]
+
+
+class Programs:
+    """Starts programs, each with its output in a file, and ends what is left of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.started: list[subprocess.Popen[bytes]] = []
+
+    def learner(self, run_dir: Path, *flags: str, preset: str = "cartpole") -> subprocess.Popen[bytes]:
+        return self.start("learner_server", "--preset", preset, "--run-dir", str(run_dir), "--checkpoint-seconds", "0.3", *flags)
+
+    def actor(self, address: str, *flags: str) -> subprocess.Popen[bytes]:
+        return self.start("actor_client", "--learner", address, *flags)
+
+    def start(self, module: str, *arguments: str) -> subprocess.Popen[bytes]:
+        with self.output(len(self.started)).open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", module, *arguments], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+            )
+        self.started.append(process)
+        return process
+
+    def output(self, index: int) -> Path:
+        return self.folder / f"output-{index}"
+
+    def text(self, process: subprocess.Popen[bytes]) -> str:
+        return self.output(self.started.index(process)).read_text(errors="replace")
+
+    def address(self, learner: subprocess.Popen[bytes]) -> str:
+        pattern = re.compile(r"learner listens on (\S+)")
+        self.wait_until(lambda: pattern.search(self.text(learner)), learner)
+        found = pattern.search(self.text(learner))
+        assert found
+        return found[1]
+
+    def wait_until(self, condition: Callable[[], Any], *alive: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not condition():
+            for process in alive:
+                assert process.poll() is None, f"ended with {process.returncode}:\n{self.text(process)}"
+            assert time.monotonic() < deadline, "\n".join(self.text(process) for process in self.started)
+            time.sleep(0.02)
+
+    def end(self) -> None:
+        for process in self.started:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Iterator[Programs]:
+    programs = Programs(tmp_path)
+    yield programs
+    programs.end()
+
+
+def last(run_dir: Path) -> dict[str, Any]:
+    lines = read_metrics(run_dir / "metrics.jsonl")
+    return lines[-1] if lines else {"env_steps": 0, "parameter_version": 0}
+
+
+def accounts_balance(run_dir: Path) -> bool:
+    return all(
+        line["steps_received"] == line["steps_trained"] + line["steps_dropped"] + line["steps_waiting"]
+        for line in read_metrics(run_dir / "metrics.jsonl")
+    )
+
+
+def steps_of_actors(run_dir: Path) -> dict[str, int]:
+    checkpoint = load_newest_checkpoint(RunDirectory(run_dir).checkpoints)
+    assert checkpoint is not None
+    return {name: actor["env_steps"] for name, actor in checkpoint.state["actors"]["actors"].items()}
+
+
+def exit_code(process: subprocess.Popen[bytes]) -> int:
+    return process.wait(PATIENCE_SECONDS)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process runs; one that has ended but that nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_a_local_run_ends_by_itself_with_its_records_in_order(programs: Programs, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    learner = programs.learner(run_dir, "--actors", "2", "--stop-at-return", "60")
+    assert exit_code(learner) == 0, programs.text(learner)
+    lines = read_metrics(run_dir / "metrics.jsonl")
+    assert lines[-1]["ended"] == "solved"
+    assert lines[-1]["mean_return_100"] >= 60
+    assert accounts_balance(run_dir)
+    assert json.loads((run_dir / "config.json").read_text())["agent"]["environment_id"] == "CartPole-v1"
+    assert list((run_dir / "tensorboard").iterdir())
+    assert (run_dir / "curve.png").read_bytes().startswith(b"\x89PNG")
+    checkpoint = load_newest_checkpoint(run_dir / "checkpoints")
+    assert checkpoint is not None
+    assert checkpoint.version == lines[-1]["parameter_version"]
+
+
+def test_a_run_that_falls_short_of_its_target_does_not_exit_0(programs: Programs, tmp_path: Path) -> None:
+    learner = programs.learner(tmp_path / "run", "--actors", "1", "--total-steps", "5000")
+    assert exit_code(learner) == 1, programs.text(learner)
+    assert last(tmp_path / "run")["ended"] == "total_steps"
+
+
+def test_an_actor_started_by_hand_joins_a_running_learner_and_its_steps_count(programs: Programs, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    learner = programs.learner(run_dir, "--actors", "1", *ENDLESS, "--stop-at-return", "1000")
+    address = programs.address(learner)
+    programs.wait_until(lambda: last(run_dir)["env_steps"] > 0, learner)
+    by_hand = programs.actor(address)
+    programs.wait_until(lambda: sum(steps > 0 for steps in steps_of_actors(run_dir).values()) == 2, learner, by_hand)
+
+
+def test_a_killed_actor_is_replaced_and_training_goes_on(programs: Programs, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    learner = programs.learner(run_dir, "--actors", "2", *ENDLESS, "--stop-at-return", "1000")
+    programs.wait_until(lambda: last(run_dir)["env_steps"] > 0, learner)
+    before = set(children(learner.pid))
+    victim = min(before)
+    os.kill(victim, signal.SIGKILL)
+    programs.wait_until(lambda: set(children(learner.pid)) - before, learner)
+    steps = last(run_dir)["env_steps"]
+    programs.wait_until(lambda: last(run_dir)["env_steps"] > steps + 10_000, learner)
+    assert accounts_balance(run_dir)
+
+
+def test_local_actors_end_with_a_learner_that_is_killed(programs: Programs, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    learner = programs.learner(run_dir, "--actors", "2", *ENDLESS, "--stop-at-return", "1000")
+    programs.wait_until(lambda: last(run_dir)["env_steps"] > 0, learner)
+    actors = children(learner.pid)
+    assert len(actors) == 2
+    learner.kill()
+    programs.wait_until(lambda: not any(is_running(pid) for pid in actors))
+
+
+def test_after_a_killed_learner_actors_return_and_nothing_goes_back(programs: Programs, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    flags = ["--actors", "0", *ENDLESS, "--stop-at-return", "1000"]
+    learner = programs.learner(run_dir, *flags)
+    address = programs.address(learner)
+    actors = [programs.actor(address), programs.actor(address)]
+    programs.wait_until(lambda: last(run_dir)["env_steps"] > 20_000, learner, *actors)
+    learner.kill()
+    learner.wait()
+    killed_at = len(read_metrics(run_dir / "metrics.jsonl"))
+    again = programs.learner(run_dir, *flags, "--listen", address)
+    programs.wait_until(lambda: last(run_dir)["env_steps"] > 60_000, again, *actors)
+    lines = read_metrics(run_dir / "metrics.jsonl")
+    assert len(lines) > killed_at
+    for name in ("env_steps", "parameter_version", "learner_updates", "steps_received", "episodes", "seconds"):
+        values = [line[name] for line in lines]
+        assert values == sorted(values), name
+    assert lines[killed_at]["parameter_version"] >= lines[killed_at - 1]["parameter_version"] + VERSIONS_BETWEEN_LINES
+    assert accounts_balance(run_dir)
+
+
+def test_a_run_that_is_over_ends_its_actors_with_code_0(programs: Programs, tmp_path: Path) -> None:
+    learner = programs.learner(tmp_path / "run", "--actors", "0", "--stop-at-return", "40")
+    actors = [programs.actor(programs.address(learner)) for _ in range(2)]
+    assert exit_code(learner) == 0, programs.text(learner)
+    assert [exit_code(actor) for actor in actors] == [0, 0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_learner_told_to_stop_drains_checkpoints_and_goes_on_later_where_it_was(
+    programs: Programs, tmp_path: Path, number: signal.Signals
+) -> None:
+    run_dir = tmp_path / "run"
+    flags = ["--actors", "1", *ENDLESS, "--stop-at-return", "1000"]
+    learner = programs.learner(run_dir, *flags)
+    programs.wait_until(lambda: last(run_dir)["env_steps"] > 10_000, learner)
+    learner.send_signal(number)
+    assert exit_code(learner) == 0, programs.text(learner)
+    end = last(run_dir)
+    assert (end["ended"], end["steps_waiting"], end["steps_dropped"]) == ("stopped", 0, 0)
+    again = programs.learner(run_dir, *flags)
+    programs.wait_until(lambda: last(run_dir)["env_steps"] > end["env_steps"], again)
+    first = next(line for line in read_metrics(run_dir / "metrics.jsonl") if line["seconds"] > end["seconds"])
+    assert end["parameter_version"] <= first["parameter_version"] < end["parameter_version"] + VERSIONS_BETWEEN_LINES
+    assert first["steps_lost"] == 0
+
+
+def test_an_actor_told_to_stop_exits_0(programs: Programs, tmp_path: Path) -> None:
+    learner = programs.learner(tmp_path / "run", "--actors", "0", *ENDLESS, "--stop-at-return", "1000")
+    actor = programs.actor(programs.address(learner))
+    programs.wait_until(lambda: last(tmp_path / "run")["env_steps"] > 0, learner, actor)
+    actor.send_signal(signal.SIGTERM)
+    assert exit_code(actor) == 0, programs.text(actor)
+
+
+def test_an_actor_that_waits_for_a_learner_exits_0_when_told_to_stop(programs: Programs) -> None:
+    actor = programs.actor("127.0.0.1:1")
+    programs.wait_until(lambda: "no answer from 127.0.0.1:1" in programs.text(actor), actor)
+    actor.send_signal(signal.SIGTERM)
+    assert exit_code(actor) == 0, programs.text(actor)
+
+
+@pytest.mark.parametrize(
+    ("module", "flags", "said"),
+    [
+        ("learner_server", ["--env", "NoSuchThing-v0"], "environment: cannot make 'NoSuchThing-v0'"),
+        ("learner_server", ["--env", "CartPole-v1", "--env-kwargs", '{"x": 1}'], "environment: cannot make 'CartPole-v1'"),
+        ("learner_server", ["--env", "Pendulum-v1"], "actions Box(-2.0, 2.0, (1,), float32); supported: Discrete"),
+        ("learner_server", ["--env", "CartPole-v1", "--c-bar", "2"], "rho_bar: expected at least c_bar (2.0"),
+        (
+            "learner_server",
+            ["--env", "CartPole-v1", "--listen", "0.0.0.0:0"],
+            "listen: 0.0.0.0:0 can be reached from other machines",
+        ),
+        ("learner_server", ["--env", "CartPole-v1", "--run-dir", "/dev/null/run"], "run_dir: cannot write to /dev/null/run"),
+        ("learner_server", ["--preset", "nothing"], "preset: expected one of"),
+        ("actor_client", ["--learner", "nowhere"], "learner: expected HOST:PORT, came 'nowhere'"),
+        ("actor_client.evaluate", ["--run-dir", "/dev/null/run"], "run_dir: /dev/null/run is not a run directory"),
+    ],
+)
+def test_a_wrong_command_line_gets_one_line_and_code_2(programs: Programs, module: str, flags: list[str], said: str) -> None:
+    program = programs.start(module, *flags)
+    assert exit_code(program) == 2
+    text = programs.text(program)
+    assert said in text
+    assert len(text.strip().splitlines()) == 1, text
+
+
+def test_a_run_directory_of_another_configuration_is_refused_by_name(programs: Programs, tmp_path: Path) -> None:
+    flags = ["--actors", "1", "--total-steps", "2000"]
+    exit_code(programs.learner(tmp_path / "run", *flags))
+    other = programs.learner(tmp_path / "run", *flags, "--discount", "0.5")
+    assert exit_code(other) == 2
+    assert "belongs to another configuration: loss.discount is 0.99 there and 0.5 here" in programs.text(other)
+
+
+def test_evaluation_plays_the_newest_checkpoint_of_a_run(programs: Programs, tmp_path: Path) -> None:
+    exit_code(programs.learner(tmp_path / "run", "--actors", "1", "--total-steps", "2000"))
+    evaluation = programs.start("actor_client.evaluate", "--run-dir", str(tmp_path / "run"), "--episodes", "3", "--json")
+    assert exit_code(evaluation) == 0, programs.text(evaluation)
+    summary = json.loads(programs.text(evaluation))
+    assert summary["episodes"] == 3
+    assert summary["parameter_version"] == last(tmp_path / "run")["parameter_version"]
