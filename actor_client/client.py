@@ -78,15 +78,27 @@ class LearnerClient:
         address: HOST:PORT.
         actor_id, incarnation: see the .proto.
         host: for the learner to display.
+        token: sent with every call; whoever gives one in clear has made sure that it stays on this machine.
+        trusted_certificates: PEM; connects by TLS and trusts these. None connects in clear.
     """
 
-    def __init__(self, address: str, *, actor_id: str, incarnation: int, host: str = "") -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        actor_id: str,
+        incarnation: int,
+        host: str = "",
+        token: str | None = None,
+        trusted_certificates: bytes | None = None,
+    ) -> None:
         self._address = address
         self._actor_id = actor_id
         self._incarnation = incarnation
         self._host = host
         self._environments = 0
-        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
+        self._metadata = (("authorization", f"Bearer {token}"),) if token is not None else ()
+        self._channel = _channel(address, trusted_certificates)
         self._stub = pb_grpc.LearnerStub(self._channel)
         self._closed = threading.Event()
         self._run_over = threading.Event()
@@ -117,7 +129,7 @@ class LearnerClient:
             host=self._host,
             environments=environments,
         )
-        response = self._call("Join", partial(self._stub.Join.future, request, timeout=_JOIN_SECONDS))
+        response = self._call("Join", partial(self._stub.Join.future, request, timeout=_JOIN_SECONDS, metadata=self._metadata))
         return decode_assignment(response)
 
     def start(self, assignment: Assignment) -> None:
@@ -219,7 +231,9 @@ class LearnerClient:
             if self._must_stop():
                 return
             request = pb.GetParametersRequest(actor_id=self._actor_id, known_version=known)
-            response = self._call("GetParameters", partial(self._stub.GetParameters.future, request, timeout=_FETCH_SECONDS))
+            response = self._call(
+                "GetParameters", partial(self._stub.GetParameters.future, request, timeout=_FETCH_SECONDS, metadata=self._metadata)
+            )
             if response.not_modified:
                 continue
             known = response.version
@@ -237,7 +251,7 @@ class LearnerClient:
     def _submit_one(self, request: pb.SubmitTrajectoryRequest, first_step_at: float) -> None:
         def attempt() -> Any:
             request.age_seconds = time.monotonic() - first_step_at
-            return self._stub.SubmitTrajectory.future(request, timeout=_SUBMIT_SECONDS)
+            return self._stub.SubmitTrajectory.future(request, timeout=_SUBMIT_SECONDS, metadata=self._metadata)
 
         response = self._call("SubmitTrajectory", attempt, rejoin=True)
         if response is None:
@@ -312,3 +326,9 @@ class LearnerClient:
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
+
+
+def _channel(address: str, trusted_certificates: bytes | None) -> grpc.Channel:
+    if trusted_certificates is None:
+        return grpc.insecure_channel(address, options=_OPTIONS)
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(trusted_certificates), options=_OPTIONS)

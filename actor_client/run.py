@@ -2,6 +2,7 @@
 
 import logging
 import time
+from pathlib import Path
 
 import torch
 
@@ -11,6 +12,7 @@ from actor_client.config import ActorConfig
 from impala.environments import VectorEnvironment
 from impala.errors import ConfigError
 from impala.networks import build_network
+from impala.tokens import read_token
 from impala.wire import Assignment
 
 log = logging.getLogger(__name__)
@@ -41,8 +43,17 @@ class ActorProcess:
             Refused: the learner refuses this actor.
         """
         torch.set_num_threads(self._config.threads)
+        token = read_token(self._config.token_file) if self._config.token_file else None
+        certificates = _read_certificates(self._config.tls_ca) if self._config.tls_ca else None
         while not self._stopped:
-            client = LearnerClient(self._config.learner, actor_id=self._actor_id, incarnation=self._incarnation, host=self._host)
+            client = LearnerClient(
+                self._config.learner,
+                actor_id=self._actor_id,
+                incarnation=self._incarnation,
+                host=self._host,
+                token=token,
+                trusted_certificates=certificates,
+            )
             self._client = client
             try:
                 if self._take_part(client):
@@ -74,6 +85,13 @@ class ActorProcess:
         if client.run_over:
             log.info("the run is over")
         return not client.reassigned
+
+
+def _read_certificates(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"tls_ca: cannot read {path}: {error.strerror}") from error
 
 
 def _act(client: LearnerClient, actor: Actor) -> None:

@@ -4,7 +4,7 @@ The string under a field is its documentation and its `--help`. Programs compose
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Self, get_args
 
 from impala.errors import ConfigError
@@ -111,6 +111,8 @@ class AgentConfig:
             ConfigError: a field is missing, unknown to this version, or of the wrong type.
         """
         try:
+            if unknown := values.keys() - {known.name for known in fields(cls)}:
+                raise TypeError(f"unknown: {sorted(unknown)}")
             network = dict(values["network"])
             network["hidden_sizes"] = tuple(int(size) for size in network["hidden_sizes"])
             return cls(

@@ -16,6 +16,9 @@ from impala.unroll import Episode
 # The name of an observation that is a plain array rather than a Dict of them.
 OBSERVATION = "observation"
 
+# What Gymnasium, and the constructors of environments, raise at ids and arguments that they do not take.
+_CANNOT_MAKE = (gymnasium.error.Error, ImportError, TypeError, ValueError, KeyError, AssertionError)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Transition:
@@ -126,7 +129,7 @@ def record_episode(
     try:
         plain = gymnasium.make(environment_id, render_mode="rgb_array", **kwargs)
         environment = gymnasium.wrappers.RecordVideo(plain, str(folder), disable_logger=True)
-    except (gymnasium.error.Error, ImportError, TypeError) as error:
+    except _CANNOT_MAKE as error:
         raise _unknown(environment_id, kwargs, error) from error
     spec, start = _spec(environment_id, plain.observation_space, plain.action_space)
     try:
@@ -160,7 +163,7 @@ def _make(environment_id: str, kwargs: Mapping[str, Any], environments: int) -> 
                 vector_kwargs={"autoreset_mode": AutoresetMode.NEXT_STEP},
                 **kwargs,
             )
-    except (gymnasium.error.Error, ImportError, TypeError) as error:
+    except _CANNOT_MAKE as error:
         raise _unknown(environment_id, kwargs, error) from error
     return envs
 

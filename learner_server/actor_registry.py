@@ -154,7 +154,12 @@ class ActorRegistry:
             for actor_id, kept in values["actors"].items():
                 ledger = SequenceLedger(kept["floor"], dict(kept["above"]), kept.get("refused", ()))
                 self._actors[actor_id] = Actor(
-                    actor_id, kept["index"], kept["incarnation"], env_steps=kept["env_steps"], ledger=ledger
+                    actor_id,
+                    kept["index"],
+                    kept["incarnation"],
+                    env_steps=kept["env_steps"],
+                    parameter_version=kept.get("parameter_version", 0),
+                    ledger=ledger,
                 )
 
 

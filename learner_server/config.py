@@ -8,8 +8,7 @@ from typing import Any, Literal
 
 from impala.config import AgentConfig, LossConfig, NetworkConfig, OptimiserConfig
 from impala.errors import ConfigError
-
-LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
+from impala.tokens import LOOPBACK_HOSTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +36,14 @@ class LearnerConfig:
     """Environments that an actor steps side by side, unless it chooses otherwise."""
     listen: str = "127.0.0.1:0"
     """HOST:PORT to serve on; port 0 takes a free one."""
+    token_file: Path | None = None
+    """File with the token that actors must show."""
+    tls_cert: Path | None = None
+    """PEM file with the certificate (chain) to serve TLS with."""
+    tls_key: Path | None = None
+    """PEM file with the certificate's key."""
     insecure: bool = False
-    """Serve on an address other than loopback although nothing is encrypted and nobody is asked who they are."""
+    """Serve on an address other than loopback without a token or without TLS, on a network that you trust."""
     run_dir: Path | None = None
     """Where the run is kept; resumes if it holds a checkpoint. Default: runs/ENV-seedN-TIME."""
     device: Literal["cpu", "cuda"] = "cpu"
@@ -84,10 +89,12 @@ class LearnerConfig:
         if not self.checkpoint_seconds > 0.0:
             raise ConfigError(f"checkpoint_seconds: expected more than 0, came {self.checkpoint_seconds}")
         host, _ = split_address(self.listen)
-        if host not in LOOPBACK_HOSTS and not self.insecure:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ConfigError("tls_key: expected --tls-cert and --tls-key together, came one of them")
+        if host not in LOOPBACK_HOSTS and not self.insecure and (self.token_file is None or self.tls_cert is None):
             raise ConfigError(
-                f"listen: {self.listen} can be reached from other machines, and nothing would be encrypted or authenticated; "
-                "listen on 127.0.0.1, or say --insecure on a network that you trust"
+                f"listen: {self.listen} can be reached from other machines; give --token-file, --tls-cert and --tls-key, "
+                "or say --insecure on a network that you trust"
             )
 
     def agent(self) -> AgentConfig:

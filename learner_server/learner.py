@@ -16,6 +16,9 @@ from impala.networks import Network
 from impala.optimisers import annealed_learning_rate, build_optimiser
 from impala.unroll import Unroll
 
+# What each optimiser keeps of a weight.
+_OPTIMISER_STATE = {"adam": {"step", "exp_avg", "exp_avg_sq"}, "rmsprop": {"average", "velocity"}}
+
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
@@ -113,6 +116,10 @@ class Learner:
             for key, tensor in optimiser.items():
                 index, _, name = key.partition(".")
                 state.setdefault(int(index), {})[name] = tensor
+            # torch takes over whatever it is given, and fails at the next step or trains on with averages that start anew.
+            names = _OPTIMISER_STATE[self._optimiser_config.optimiser]
+            if any(index >= len(self._weights) or kept.keys() != names for index, kept in state.items()):
+                raise ValueError(f"expected {sorted(names)} for each of {len(self._weights)} weights, came {sorted(optimiser)[:8]}")
             groups = self._optimiser.state_dict()["param_groups"]
             self._optimiser.load_state_dict({"state": state, "param_groups": groups})
         except (RuntimeError, ValueError, KeyError) as error:

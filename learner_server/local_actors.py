@@ -36,10 +36,11 @@ class LocalActors:
 
     Args:
         logs: folder for what they print, a file an actor.
+        token_file: of the token that they show.
     """
 
-    def __init__(self, count: int, address: str, logs: Path) -> None:
-        self._address = address
+    def __init__(self, count: int, address: str, logs: Path, *, token_file: Path | None = None) -> None:
+        self._flags = ["--learner", address] + (["--token-file", str(token_file)] if token_file else [])
         self._logs = logs
         if count:
             logs.mkdir(exist_ok=True)
@@ -86,7 +87,7 @@ class LocalActors:
             actor.process.stdin.close()
 
     def _start(self, index: int) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "actor_client", "--learner", self._address, "--name", f"local-{index}", "--end-with-stdin"]
+        command = [sys.executable, "-m", "actor_client", *self._flags, "--name", f"local-{index}", "--end-with-stdin"]
         with self._log_path(index).open("ab") as output:
             # A new session, so that Ctrl-C reaches the learner alone, which ends its actors in order.
             return subprocess.Popen(  # noqa: S603 - our own module, with arguments made here

@@ -53,7 +53,7 @@ def find_starting_point(directory: RunDirectory) -> StartingPoint:
     if checkpoint is None:
         return StartingPoint()
     kept, shown = checkpoint.state, read_last_metrics(directory.metrics) or {}
-    newest = shown if shown.get("env_steps", 0) >= kept["env_steps"] else kept
+    newest = shown if shown.get("env_steps", -1) >= kept["env_steps"] else kept
     return StartingPoint(
         checkpoint=checkpoint,
         run_id=kept["run_id"],

@@ -13,9 +13,10 @@ from impala.environments import environment_spec
 from impala.errors import ConfigError
 from impala.networks import Network, build_network
 from impala.specs import EntrySpec, EnvironmentSpec, UnrollSpec
+from impala.tokens import read_token
 from impala.wire import Assignment, spec_digest
 from learner_server.actor_registry import Actor, ActorRegistry
-from learner_server.config import LOOPBACK_HOSTS, LearnerConfig, split_address
+from learner_server.config import LearnerConfig, split_address
 from learner_server.curve import draw_curve
 from learner_server.episodes import EpisodeLog
 from learner_server.learner import Learner
@@ -24,6 +25,7 @@ from learner_server.metrics import MetricsWriter
 from learner_server.parameter_store import ParameterStore
 from learner_server.progress import ProgressDisplay
 from learner_server.resume import StartingPoint, find_starting_point
+from learner_server.security import server_credentials
 from learner_server.server import LearnerServer
 from learner_server.servicer import LearnerServicer
 from learner_server.training import End, Training
@@ -105,7 +107,12 @@ class _Service:
             max_policy_lag=config.max_policy_lag,
             on_unroll=self._episodes.add,
         )
-        self._server = LearnerServer(self._servicer, config.listen)
+        self._server = LearnerServer(
+            self._servicer,
+            config.listen,
+            token=read_token(config.token_file) if config.token_file else None,
+            credentials=server_credentials(config.tls_cert, config.tls_key) if config.tls_cert and config.tls_key else None,
+        )
 
     def run(self, stop: threading.Event) -> int:
         """Serves and trains; returns the exit code."""
@@ -114,7 +121,8 @@ class _Service:
         address = f"{split_address(self._config.listen)[0]}:{self._server.start()}"
         self._console.print(f"learner listens on {address}", highlight=False)
         try:
-            actors = LocalActors(self._config.actors, _reachable(address), self._directory.logs)
+            local = f"127.0.0.1:{self._server.local_port}"
+            actors = LocalActors(self._config.actors, local, self._directory.logs, token_file=self._config.token_file)
             try:
                 end, figures = self._train(writer, actors, stop)
             finally:
@@ -222,12 +230,6 @@ def _state_spec(network: Network) -> dict[str, EntrySpec]:
         name: EntrySpec(shape=tuple(tensor.shape[1:]), dtype=tensor.numpy().dtype)
         for name, tensor in network.initial_state(1).items()
     }
-
-
-def _reachable(address: str) -> str:
-    """Returns the address at which this machine reaches a learner that listens on `address`."""
-    host, port = split_address(address)
-    return address if host in LOOPBACK_HOSTS else f"127.0.0.1:{port}"
 
 
 def _describe(console: Console, config: LearnerConfig, directory: RunDirectory, start: StartingPoint) -> None:

@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection
 
 from impala.errors import ConfigError, InvalidMessage
 from impala.wire import MAX_MESSAGE_BYTES
+from learner_server.security import TokenCheck
 from learner_server.servicer import LearnerServicer
 from protos import impala_pb2 as pb
 from protos import impala_pb2_grpc as pb_grpc
@@ -40,16 +41,32 @@ _OPTIONS = (
 
 
 class LearnerServer:
-    """Serves a servicer on `address` from a thread named `grpc-loop`, between `start` and `stop`."""
+    """Serves a servicer on `address` from a thread named `grpc-loop`, between `start` and `stop`.
 
-    def __init__(self, servicer: LearnerServicer, address: str) -> None:
+    Args:
+        token: that every call but health checks must carry; None for none.
+        credentials: for TLS; None serves in clear. With TLS, a second port, `local_port`, serves loopback in clear.
+    """
+
+    def __init__(
+        self,
+        servicer: LearnerServicer,
+        address: str,
+        *,
+        token: str | None = None,
+        credentials: grpc.ServerCredentials | None = None,
+    ) -> None:
         self._servicer = servicer
         self._address = address
+        self._token = token
+        self._credentials = credentials
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="grpc-loop", daemon=True)
         self._started: Future[int] = Future()
         self._server: grpc.aio.Server | None = None
         self._health = health_aio.HealthServicer()
+        self.port = 0
+        self.local_port = 0
 
     def start(self) -> int:
         """Returns the port once it accepts calls.
@@ -58,7 +75,11 @@ class LearnerServer:
             ConfigError: the address cannot be listened on.
         """
         self._thread.start()
-        return self._started.result()
+        try:
+            return self._started.result()
+        except BaseException:
+            self._thread.join()
+            raise
 
     def stop(self, grace_seconds: float) -> None:
         """Lets open calls end for up to `grace_seconds`, then closes every connection and joins the thread."""
@@ -80,23 +101,35 @@ class LearnerServer:
             self._started.set_result(self._loop.run_until_complete(self._serve()))
         except BaseException as error:  # handed to the thread that waits in `start`
             self._started.set_exception(error)
-            return
-        self._loop.run_forever()
+        else:
+            self._loop.run_forever()
         self._loop.close()
 
     async def _serve(self) -> int:
-        self._server = grpc.aio.server(options=_OPTIONS, interceptors=[UnreadMessages(self._servicer.refused.update)])
+        interceptors: list[grpc.aio.ServerInterceptor] = [UnreadMessages(self._servicer.refused.update)]
+        if self._token is not None:
+            interceptors.insert(0, TokenCheck(self._token, self._servicer.refused.update))
+        self._server = grpc.aio.server(options=_OPTIONS, interceptors=interceptors)
         pb_grpc.add_LearnerServicer_to_server(self._servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((SERVICE_NAME, "grpc.health.v1.Health", reflection.SERVICE_NAME), self._server)
-        try:
-            port = self._server.add_insecure_port(self._address)
-        except RuntimeError as error:
-            raise ConfigError(f"listen: cannot listen on {self._address}: {error}") from error
+        self.port = self.local_port = self._listen(self._address, self._credentials)
+        if self._credentials is not None:
+            # Plain, for this machine's own actors, which have no need of a certificate.
+            self.local_port = self._listen("127.0.0.1:0", None)
         await self._server.start()
         for service in ("", SERVICE_NAME):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
-        return port
+        return self.port
+
+    def _listen(self, address: str, credentials: grpc.ServerCredentials | None) -> int:
+        assert self._server is not None
+        try:
+            if credentials is None:
+                return self._server.add_insecure_port(address)
+            return self._server.add_secure_port(address, credentials)
+        except RuntimeError as error:
+            raise ConfigError(f"listen: cannot listen on {address}: {error}") from error
 
     async def _stop(self, grace_seconds: float) -> None:
         assert self._server is not None

@@ -1,13 +1,16 @@
 """A real learner service on a free port, without a training loop: the test takes the batches itself."""
 
+import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import grpc
 import torch
 
+from impala.config import AgentConfig
 from impala.networks import Network, build_network
 from impala.wire import Assignment, spec_digest
 from learner_server.actor_registry import Actor, ActorRegistry
@@ -19,6 +22,21 @@ from learner_server.unroll_queue import UnrollQueue
 from protos import impala_pb2 as pb
 from protos import impala_pb2_grpc as pb_grpc
 from tests.samples import AGENT, SPEC
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Returns once `condition` holds; fails when it does not within `seconds`, which no working machine needs."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition never held"
+        time.sleep(0.002)
+
+
+def free_port() -> int:
+    """Returns a port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @dataclass
@@ -69,23 +87,32 @@ class Service:
 
 
 @contextmanager
-def running_service(*, capacity: int = 6, max_line: int = 64, max_policy_lag: int = 1000) -> Iterator[Service]:
-    """Yields a service with version 1 published; SPEC and AGENT say what its unrolls look like.
+def running_service(
+    *,
+    capacity: int = 6,
+    max_line: int = 64,
+    max_policy_lag: int = 1000,
+    port: int = 0,
+    agent: AgentConfig = AGENT,
+    run_id: str = "test-run",
+) -> Iterator[Service]:
+    """Yields a service with version 1 published; SPEC and `agent` say what its unrolls look like.
 
     Args:
         capacity: trajectories that have a place in the queue.
+        port: of 127.0.0.1; 0 takes a free one.
     """
     torch.manual_seed(0)
-    network = build_network(AGENT.network, SPEC.environment)
+    network = build_network(agent.network, SPEC.environment)
     queue = UnrollQueue(capacity=capacity, max_line=max_line)
     store, actors, episodes = ParameterStore(), ActorRegistry(), EpisodeLog()
-    digest = spec_digest(AGENT, SPEC)
+    digest = spec_digest(agent, SPEC)
 
     def assign(actor: Actor, environments: int) -> Assignment:
         return Assignment(
-            run_id="test-run",
+            run_id=run_id,
             spec_digest=digest,
-            agent=AGENT,
+            agent=agent,
             unroll_spec=SPEC,
             environments=environments or 3,
             seed=actor.index,
@@ -103,7 +130,7 @@ def running_service(*, capacity: int = 6, max_line: int = 64, max_policy_lag: in
         on_unroll=episodes.add,
     )
     store.publish(1, network.state_dict())
-    server = LearnerServer(servicer, "127.0.0.1:0")
+    server = LearnerServer(servicer, f"127.0.0.1:{port}")
     address = f"127.0.0.1:{server.start()}"
     # Larger than the server's limit, for tests of messages over it.
     options = [("grpc.max_send_message_length", -1)]

@@ -111,7 +111,7 @@ def decode_named_tensors(
     tensors = [(message.name, message.tensor) for message in messages]
     by_name = dict(tensors)
     if by_name.keys() != entries.keys() or len(by_name) != len(tensors):
-        raise InvalidMessage(field, f"the entries {sorted(entries)}", f"{len(tensors)}: {[name for name, _ in tensors[:8]]}")
+        raise InvalidMessage(field, f"the entries {sorted(entries)}", f"{len(tensors)}: {[name[:40] for name, _ in tensors[:8]]}")
     return {
         name: decode_tensor_as(by_name[name], f"{field}[{name}]", entry.dtype, leading + entry.shape)
         for name, entry in entries.items()

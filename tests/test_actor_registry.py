@@ -1,0 +1,236 @@
+"""The actor registry: who joined, which incarnation counts, and which unrolls have been answered."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from impala.errors import InvalidMessage, Mismatch
+from learner_server import actor_registry
+from learner_server.actor_registry import Actor, ActorRegistry, SequenceLedger
+
+BOUND = 1024  # answers above the floor that a ledger keeps
+
+
+def make_ledger(*sequences: int) -> SequenceLedger:
+    ledger = SequenceLedger()
+    for sequence in sequences:
+        ledger.record(sequence, accepted=True)
+    return ledger
+
+
+def accept(registry: ActorRegistry, actor: Actor, sequence: int, *, incarnation: int = 1, accepted: bool = True) -> None:
+    registry.record(actor, incarnation, sequence, accepted=accepted, env_steps=15, parameter_version=3)
+
+
+class Clock:
+    """A clock in place of `time.monotonic`, in the registry alone."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(actor_registry, "time", SimpleNamespace(monotonic=lambda: self.now))
+
+
+def test_a_new_ledger_has_answered_nothing() -> None:
+    assert [SequenceLedger().answer(sequence) for sequence in (1, 2, 1000)] == [None] * 3
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+def test_a_ledger_remembers_each_answer(accepted: bool) -> None:
+    ledger = SequenceLedger()
+    ledger.record(4, accepted=accepted)
+    assert [ledger.answer(sequence) for sequence in (3, 4, 5)] == [None, accepted, None]
+
+
+def test_answers_out_of_order_leave_the_gaps_open() -> None:
+    ledger = make_ledger(1, 2, 5, 3, 8)
+    assert [sequence for sequence in range(1, 10) if ledger.answer(sequence)] == [1, 2, 3, 5, 8]
+
+
+def test_the_floor_rises_over_closed_gaps() -> None:
+    ledger = make_ledger(5, 4, 2, 3, 7)
+    assert (ledger.floor, sorted(ledger.above)) == (0, [2, 3, 4, 5, 7])
+    ledger.record(1, accepted=True)
+    assert (ledger.floor, sorted(ledger.above)) == (5, [7])
+
+
+def test_a_refusal_is_remembered_below_the_floor_too() -> None:
+    ledger = SequenceLedger()
+    for sequence, accepted in ((1, True), (2, False), (3, True)):
+        ledger.record(sequence, accepted=accepted)
+    assert [ledger.answer(sequence) for sequence in (1, 2, 3)] == [True, False, True]
+
+
+def test_recording_an_answer_twice_changes_nothing() -> None:
+    ledger = make_ledger(1, 2, 3, 2, 5, 5)
+    assert (ledger.floor, sorted(ledger.above)) == (3, [5])
+
+
+def test_a_ledger_is_bounded_whatever_is_never_answered() -> None:
+    ledger = make_ledger(*range(2, 10_000, 2))
+    assert len(ledger.above) <= BOUND
+    assert ledger.answer(9_998) is True
+    assert ledger.answer(9_997) is None
+
+
+def test_a_ledger_of_refusals_is_bounded() -> None:
+    ledger = SequenceLedger()
+    for sequence in range(1, 3 * BOUND):
+        ledger.record(sequence, accepted=False)
+    assert len(ledger.refused) == BOUND
+    assert ledger.answer(3 * BOUND - 1) is False
+
+
+def test_an_actor_of_a_restarted_learner_goes_on_with_a_much_higher_sequence() -> None:
+    ledger = make_ledger(*range(1, 11))
+    for sequence in range(50_000, 50_000 + 2 * BOUND):
+        assert ledger.answer(sequence) is None
+        ledger.record(sequence, accepted=True)
+        assert ledger.answer(sequence) is True
+    assert (ledger.floor, ledger.above) == (50_000 + 2 * BOUND - 1, {})
+
+
+def test_actors_are_numbered_in_the_order_of_joining() -> None:
+    registry = ActorRegistry()
+    indices = [registry.join(actor_id, 1, "host", 2).index for actor_id in ("a", "b", "c", "a")]
+    assert indices == [0, 1, 2, 0]
+
+
+@pytest.mark.parametrize("actor_id", ["", "x" * 129, "line\nbreak", "bell\a"])
+def test_an_actor_id_is_1_to_128_printable_characters(actor_id: str) -> None:
+    registry = ActorRegistry()
+    with pytest.raises(InvalidMessage, match="actor_id: expected 1 to 128 printable characters"):
+        registry.join(actor_id, 1, "host", 2)
+    with pytest.raises(InvalidMessage, match="actor_id: expected 1 to 128 printable characters"):
+        registry.find(actor_id, 1)
+    assert registry.snapshot() == []
+
+
+def test_an_actor_id_may_have_128_characters_of_any_script() -> None:
+    assert ActorRegistry().join("ü" * 128, 1, "host", 2).joins == 1
+
+
+def test_an_actor_that_has_not_joined_is_not_found() -> None:
+    with pytest.raises(Mismatch, match="actor_id: expected an actor that has joined this learner, came 'a'"):
+        ActorRegistry().find("a", 1)
+
+
+def test_joining_again_keeps_the_answers_of_the_incarnation() -> None:
+    registry = ActorRegistry()
+    accept(registry, registry.join("a", 1, "host", 2), 1)
+    assert registry.join("a", 1, "host", 2).ledger.answer(1) is True
+
+
+def test_a_newer_incarnation_starts_its_sequences_over() -> None:
+    registry = ActorRegistry()
+    accept(registry, registry.join("a", 1, "host", 2), 1)
+    actor = registry.join("a", 2, "host", 2)
+    assert actor.ledger.answer(1) is None
+    assert registry.find("a", 2) is actor
+
+
+@pytest.mark.parametrize("call", ["join", "find"])
+def test_an_incarnation_that_was_replaced_is_turned_away(call: str) -> None:
+    registry = ActorRegistry()
+    registry.join("a", 5, "host", 2)
+    calls = {"join": lambda: registry.join("a", 4, "host", 2), "find": lambda: registry.find("a", 4)}
+    with pytest.raises(Mismatch, match="incarnation: expected 5, which joined last as 'a', came 4"):
+        calls[call]()
+
+
+def test_a_late_answer_to_a_replaced_incarnation_is_not_taken_for_the_new_ones() -> None:
+    registry = ActorRegistry()
+    registry.join("a", 1, "host", 2)
+    actor = registry.join("a", 2, "host", 2)
+    accept(registry, actor, 1, incarnation=1)
+    assert actor.ledger.answer(1) is None
+    assert actor.env_steps == 15
+
+
+def test_an_incarnation_that_has_not_joined_is_not_found() -> None:
+    registry = ActorRegistry()
+    registry.join("a", 5, "host", 2)
+    with pytest.raises(Mismatch, match="incarnation: expected 5"):
+        registry.find("a", 6)
+
+
+def test_only_accepted_unrolls_count_as_an_actors_steps() -> None:
+    registry = ActorRegistry()
+    actor = registry.join("a", 1, "host", 2)
+    accept(registry, actor, 1)
+    accept(registry, actor, 2, accepted=False)
+    assert [(found.env_steps, found.parameter_version) for found in registry.snapshot()] == [(15, 3)]
+    assert [actor.ledger.answer(sequence) for sequence in (1, 2)] == [True, False]
+
+
+def test_a_host_name_is_cut_to_128_characters() -> None:
+    assert ActorRegistry().join("a", 1, "h" * 1000, 2).host == "h" * 128
+
+
+@pytest.mark.parametrize("call", ["join", "find"])
+def test_a_call_shows_that_an_actor_is_there(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, registry = Clock(monkeypatch), ActorRegistry()
+    registry.join("a", 1, "host", 2)
+    registry.join("b", 1, "host", 2)
+    clock.now += 60.0
+    assert registry.seen_within(10.0) == 0
+    if call == "join":
+        registry.join("a", 1, "host", 2)
+    else:
+        registry.find("a", 1)
+    assert registry.seen_within(10.0) == 1
+    clock.now += 10.0
+    assert registry.seen_within(10.0) == 1
+    clock.now += 0.5
+    assert registry.seen_within(10.0) == 0
+
+
+def restored(registry: ActorRegistry) -> ActorRegistry:
+    """Returns what a learner that read the registry from a checkpoint has."""
+    copy = ActorRegistry()
+    copy.restore(json.loads(json.dumps(registry.to_json())))
+    return copy
+
+
+def test_a_restored_registry_writes_what_it_read() -> None:
+    registry = ActorRegistry()
+    for actor_id, incarnation in (("a", 7), ("b", 2**64 - 1)):
+        actor = registry.join(actor_id, incarnation, "host", 2)
+        for sequence, accepted in ((1, True), (2, False), (5, True), (6, False)):
+            accept(registry, actor, sequence, incarnation=incarnation, accepted=accepted)
+    assert restored(registry).to_json() == registry.to_json()
+
+
+def test_actors_of_a_restored_registry_join_before_they_submit() -> None:
+    registry = ActorRegistry()
+    registry.join("a", 7, "host", 2)
+    copy = restored(registry)
+    assert copy.seen_within(1e9) == 0
+    with pytest.raises(Mismatch, match="an actor that has joined this learner"):
+        copy.find("a", 7)
+
+
+def test_a_restored_registry_tells_retries_from_new_unrolls() -> None:
+    registry = ActorRegistry()
+    actor = registry.join("a", 7, "host", 2)
+    for sequence, accepted in ((1, True), (2, False), (4, False), (6, True)):
+        accept(registry, actor, sequence, incarnation=7, accepted=accepted)
+    copy = restored(registry)
+    copy.join("a", 7, "host", 2)
+    ledger = copy.find("a", 7).ledger
+    assert [ledger.answer(sequence) for sequence in range(1, 8)] == [True, False, None, False, None, True, None]
+
+
+def test_a_restored_registry_numbers_new_actors_after_the_old_ones() -> None:
+    registry = ActorRegistry()
+    registry.join("a", 1, "host", 2)
+    registry.join("b", 1, "host", 2)
+    copy = restored(registry)
+    assert [copy.join(actor_id, 1, "host", 2).index for actor_id in ("c", "b", "a")] == [2, 1, 0]
+
+
+def test_a_restored_registry_turns_older_incarnations_away() -> None:
+    registry = ActorRegistry()
+    registry.join("a", 7, "host", 2)
+    with pytest.raises(Mismatch, match="incarnation: expected 7"):
+        restored(registry).join("a", 6, "host", 2)

@@ -1,0 +1,424 @@
+"""The unroll queue: order, places, the line before them, and where every step is."""
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from impala.unroll import Unroll, concatenate
+from learner_server.unroll_queue import LineTooLong, QueueClosed, UnrollQueue
+from tests.samples import make_unroll
+
+STEPS = 5  # of one column without resets
+
+
+def make_queue(*, capacity: int = 3, max_line: int = 100) -> UnrollQueue:
+    return UnrollQueue(capacity=capacity, max_line=max_line)
+
+
+def run(scenario: Callable[[], Awaitable[None]]) -> None:
+    async def main() -> None:
+        await scenario()
+
+    asyncio.run(main())
+
+
+async def settle() -> None:
+    """Lets everything run that can run without anybody else's doing."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def line_up(queue: UnrollQueue, *unrolls: Unroll[np.ndarray]) -> list[asyncio.Task[None]]:
+    """Returns the tasks of callers that put these unrolls, one after the other."""
+    callers = []
+    for unroll in unrolls:
+        callers.append(asyncio.create_task(queue.put(unroll)))
+        await settle()
+    return callers
+
+
+def narrow(version: int) -> Unroll[np.ndarray]:
+    """Returns one column, recognised by its version."""
+    return make_unroll(environments=1, version=version, seed=version)
+
+
+def versions(batch: Unroll[np.ndarray] | None) -> list[int]:
+    assert batch is not None
+    return [int(version) for version in batch.parameter_version]
+
+
+def assert_equal(batch: Unroll[np.ndarray] | None, expected: Unroll[np.ndarray]) -> None:
+    assert batch is not None
+    np.testing.assert_array_equal(batch.observations["observation"], expected.observations["observation"])
+    for name in ("is_first", "actions", "rewards", "terminated", "behaviour_log_probs", "parameter_version"):
+        np.testing.assert_array_equal(getattr(batch, name), getattr(expected, name), err_msg=name)
+
+
+def test_unrolls_leave_in_the_order_of_arrival() -> None:
+    async def scenario() -> None:
+        queue = make_queue(capacity=9)
+        for version in (3, 1, 2, 7):
+            await queue.put(narrow(version))
+        assert versions(queue.take_batch(2, 0.0)) == [3, 1]
+        assert versions(queue.take_batch(2, 0.0)) == [2, 7]
+
+    run(scenario)
+
+
+def test_put_waits_while_the_queue_is_full() -> None:
+    async def scenario() -> None:
+        queue = make_queue(capacity=2)
+        await queue.put(narrow(1))
+        await queue.put(narrow(2))
+        (caller,) = await line_up(queue, narrow(3))
+        assert not caller.done()
+        assert queue.account().queued_trajectories == 2
+        queue.take_batch(1, 0.0)
+        await settle()
+        assert caller.done()
+
+    run(scenario)
+
+
+def test_the_line_is_let_in_in_order_of_arrival() -> None:
+    async def scenario() -> None:
+        queue = make_queue(capacity=1)
+        callers = await line_up(queue, *(narrow(version) for version in (1, 2, 3, 4)))
+        order = []
+        for let_in in range(1, 5):
+            assert [caller.done() for caller in callers] == [index < let_in for index in range(4)]
+            order += versions(queue.take_batch(1, 0.0))
+            await settle()
+        assert order == [1, 2, 3, 4]
+
+    run(scenario)
+
+
+def test_the_line_moves_up_as_far_as_there_is_room() -> None:
+    async def scenario() -> None:
+        queue = make_queue(capacity=3)
+        callers = await line_up(queue, *(narrow(version) for version in range(1, 8)))
+        queue.take_batch(2, 0.0)
+        await settle()
+        assert [caller.done() for caller in callers] == [True] * 5 + [False] * 2
+
+    run(scenario)
+
+
+def test_a_wide_unroll_is_let_in_whole_and_the_next_one_waits() -> None:
+    async def scenario() -> None:
+        queue = make_queue(capacity=3)
+        await queue.put(narrow(1))
+        wide, late = await line_up(queue, make_unroll(environments=8), narrow(9))
+        assert (wide.done(), late.done()) == (True, False)
+        assert queue.account().queued_trajectories == 9
+        late.cancel()
+
+    run(scenario)
+
+
+def test_a_wide_unroll_is_split_and_its_rest_stays_at_the_head() -> None:
+    async def scenario() -> None:
+        queue = make_queue(capacity=9)
+        wide = make_unroll(environments=5, version=4)
+        await queue.put(wide)
+        await queue.put(narrow(9))
+        assert_equal(queue.take_batch(2, 0.0), wide.columns(0, 2))
+        assert_equal(queue.take_batch(2, 0.0), wide.columns(2, 4))
+        assert versions(queue.take_batch(2, 0.0)) == [4, 9]
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("trajectories", [1, 2, 3, 7, 16])
+def test_a_batch_has_exactly_the_trajectories_asked_for(trajectories: int) -> None:
+    async def scenario() -> None:
+        queue = make_queue(capacity=1000)
+        unrolls = [make_unroll(environments=width, seed=width, version=width) for width in (1, 5, 2, 8, 3, 3, 1, 7, 2)]
+        for unroll in unrolls:
+            await queue.put(unroll)
+        batches = []
+        while (batch := queue.take_batch(trajectories, 0.0)) is not None:
+            assert batch.environments == trajectories
+            batches.append(batch)
+        whole = concatenate(unrolls)
+        assert len(batches) == whole.environments // trajectories
+        assert_equal(concatenate(batches), whole.columns(0, len(batches) * trajectories))
+
+    run(scenario)
+
+
+def test_a_batch_is_a_copy_that_may_be_written_to() -> None:
+    async def scenario() -> None:
+        queue = make_queue()
+        unroll = make_unroll()
+        await queue.put(unroll)
+        batch = queue.take_batch(3, 0.0)
+        assert batch is not None
+        batch.rewards[:] = 99.0
+        assert not (unroll.rewards == 99.0).any()
+
+    run(scenario)
+
+
+def test_taking_times_out_with_none_and_takes_nothing() -> None:
+    async def scenario() -> None:
+        queue = make_queue()
+        await queue.put(make_unroll(environments=2))
+        assert queue.take_batch(3, 0.01) is None
+        assert queue.account().queued_trajectories == 2
+
+    run(scenario)
+
+
+def test_taking_waits_for_the_unroll_that_completes_the_batch() -> None:
+    queue = make_queue()
+    taken: list[Unroll[np.ndarray] | None] = []
+    trainer = threading.Thread(target=lambda: taken.append(queue.take_batch(2, 60.0)), name="trainer")
+
+    async def scenario() -> None:
+        await queue.put(narrow(1))
+        trainer.start()
+        await queue.put(narrow(2))
+
+    run(scenario)
+    trainer.join()
+    assert versions(taken[0]) == [1, 2]
+
+
+def test_one_caller_too_many_is_told_at_once_and_counts_nowhere() -> None:
+    async def scenario() -> None:
+        queue = make_queue(capacity=1, max_line=2)
+        callers = await line_up(queue, narrow(1), narrow(2), narrow(3))
+        before = queue.account()
+        with pytest.raises(LineTooLong, match="2 unrolls wait"):
+            await queue.put(narrow(4))
+        assert queue.account() == before
+        assert [caller.done() for caller in callers] == [True, False, False]
+        queue.close(run_over=True)
+        await asyncio.gather(*callers, return_exceptions=True)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("run_over", [True, False])
+def test_closing_sends_the_line_and_newcomers_away(run_over: bool) -> None:
+    async def scenario() -> None:
+        queue = make_queue(capacity=1)
+        _, *waiting = await line_up(queue, narrow(1), narrow(2), narrow(3))
+        queue.close(run_over=run_over)
+        answers = await asyncio.gather(*waiting, queue.put(narrow(4)), return_exceptions=True)
+        assert [type(answer) for answer in answers] == [QueueClosed] * 3
+        assert {answer.run_over for answer in answers if isinstance(answer, QueueClosed)} == {run_over}
+
+    run(scenario)
+
+
+def test_the_end_of_the_run_drops_the_line_and_what_has_a_place() -> None:
+    async def scenario() -> None:
+        queue = make_queue(capacity=3)
+        callers = await line_up(queue, make_unroll(environments=4), narrow(2))
+        queue.take_batch(1, 0.0)
+        queue.close(run_over=True)
+        await asyncio.gather(*callers, return_exceptions=True)
+        account = queue.account()
+        assert account.dropped == {"run_over": 4 * STEPS}
+        assert (account.received, account.waiting, account.queued_trajectories) == (5 * STEPS, 1 * STEPS, 0)
+        assert queue.take_batch(1, 0.0) is None
+        assert queue.take_rest(1) is None
+
+    run(scenario)
+
+
+def test_shutting_down_keeps_what_has_a_place_to_be_drained() -> None:
+    async def scenario() -> None:
+        queue = make_queue(capacity=3)
+        callers = await line_up(queue, make_unroll(environments=5, version=7), narrow(8))
+        queue.close(run_over=False)
+        await asyncio.gather(*callers, return_exceptions=True)
+        account = queue.account()
+        assert (account.received, account.waiting, account.dropped) == (5 * STEPS, 5 * STEPS, {})
+        assert versions(queue.take_rest(3)) == [7, 7, 7]
+        assert versions(queue.take_rest(3)) == [7, 7]
+        assert queue.take_rest(3) is None
+
+    run(scenario)
+
+
+def test_closing_wakes_a_waiting_trainer() -> None:
+    queue = make_queue()
+    taken: list[Unroll[np.ndarray] | None] = []
+    trainer = threading.Thread(target=lambda: taken.append(queue.take_batch(1, 600.0)), name="trainer")
+    trainer.start()
+    queue.close(run_over=True)
+    trainer.join(30.0)
+    assert taken == [None]
+
+
+def test_a_taken_batch_counts_as_waiting_until_it_is_trained() -> None:
+    async def scenario() -> None:
+        queue = make_queue()
+        await queue.put(make_unroll(environments=2))
+        queue.take_batch(2, 0.0)
+        before = queue.account()
+        assert (before.waiting, before.trained, before.queued_trajectories) == (2 * STEPS, 0, 0)
+        queue.mark_trained(2 * STEPS)
+        after = queue.account()
+        assert (after.waiting, after.trained, after.received) == (0, 2 * STEPS, 2 * STEPS)
+
+    run(scenario)
+
+
+def test_accounts_go_on_where_an_earlier_process_ended() -> None:
+    async def scenario() -> None:
+        queue = UnrollQueue(capacity=3, max_line=1, received=100, trained=60, dropped={"stale": 30, "restart": 10})
+        await queue.put(narrow(1))
+        queue.count_dropped("stale", 5)
+        account = queue.account()
+        assert (account.received, account.trained, account.waiting) == (110, 60, 5)
+        assert account.dropped == {"stale": 35, "restart": 10}
+
+    run(scenario)
+
+
+def test_a_hundred_callers_in_line_use_no_thread() -> None:
+    async def scenario() -> None:
+        queue = make_queue(capacity=1)
+        threads = threading.active_count()
+        callers = await line_up(queue, *(narrow(version) for version in range(1, 102)))
+        assert sum(not caller.done() for caller in callers) == 100
+        assert threading.active_count() == threads
+        for _ in callers:
+            assert queue.take_batch(1, 0.0) is not None
+        await asyncio.gather(*callers)
+
+    run(scenario)
+
+
+def test_a_cancelled_caller_leaves_the_line_and_its_unroll_was_never_received() -> None:
+    async def scenario() -> None:
+        queue = make_queue(capacity=1)
+        _, cancelled, behind = await line_up(queue, narrow(1), narrow(2), narrow(3))
+        cancelled.cancel()
+        await settle()
+        assert cancelled.cancelled()
+        assert (queue.account().received, queue.account().waiting) == (2 * STEPS, 2 * STEPS)
+        assert versions(queue.take_batch(1, 0.0)) == [1]
+        await behind
+        assert versions(queue.take_batch(1, 0.0)) == [3]
+
+    run(scenario)
+
+
+def test_a_caller_cancelled_after_its_unroll_got_a_place_changes_nothing() -> None:
+    async def scenario() -> None:
+        queue = make_queue(capacity=1)
+        _, cancelled = await line_up(queue, narrow(1), narrow(2))
+        queue.take_batch(1, 0.0)  # gives the second a place, and has not told it yet
+        cancelled.cancel()
+        await settle()
+        account = queue.account()
+        assert (account.received, account.waiting, account.queued_trajectories) == (2 * STEPS, 2 * STEPS, 1)
+        assert versions(queue.take_batch(1, 0.0)) == [2]
+
+    run(scenario)
+
+
+@dataclass
+class Model:
+    """The accounts by another road: every column is one number, its steps, and is moved from list to list."""
+
+    capacity: int
+    places: list[int] = field(default_factory=list)
+    line: list[list[int]] = field(default_factory=list)
+    training: list[int] = field(default_factory=list)
+    trained: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    def put(self, columns: list[int]) -> None:
+        self.line.append(columns)
+        self.move_up()
+
+    def move_up(self) -> None:
+        while self.line and len(self.places) < self.capacity:
+            self.places += self.line.pop(0)
+
+    def take(self, trajectories: int) -> None:
+        self.training += self.places[:trajectories]
+        del self.places[:trajectories]
+        self.move_up()
+
+    def train(self) -> None:
+        self.trained += sum(self.training)
+        self.training.clear()
+
+    def close(self, *, run_over: bool) -> None:
+        if run_over:
+            self.dropped["run_over"] += sum(self.places) + sum(map(sum, self.line))
+            self.places.clear()
+        self.line.clear()
+
+    @property
+    def waiting(self) -> int:
+        return sum(self.places) + sum(map(sum, self.line)) + sum(self.training)
+
+
+def check(queue: UnrollQueue, model: Model) -> None:
+    account = queue.account()
+    assert account.received == account.trained + sum(account.dropped.values()) + account.waiting
+    assert (account.waiting, account.trained) == (model.waiting, model.trained)
+    assert account.queued_trajectories == len(model.places)
+    assert Counter(account.dropped) == model.dropped
+
+
+@pytest.mark.parametrize("run_over", [True, False])
+@pytest.mark.parametrize("seed", range(4))
+def test_every_step_is_accounted_for_after_any_operation(seed: int, run_over: bool) -> None:
+    async def scenario() -> None:
+        random = np.random.default_rng(seed)
+        queue, model = make_queue(capacity=6, max_line=10_000), Model(capacity=6)
+        callers: list[tuple[asyncio.Task[None], list[int]]] = []
+        for number in range(300):
+            operation = random.choice(["put", "take", "train", "drop", "cancel"], p=[0.4, 0.3, 0.15, 0.05, 0.1])
+            if operation == "put":
+                width = int(random.integers(1, 9))
+                resets = tuple((int(random.integers(1, 6)), column) for column in range(width) if random.random() < 0.3)
+                unroll = make_unroll(environments=width, seed=number, resets=resets)
+                columns = [unroll.columns(index, index + 1).env_steps for index in range(width)]
+                callers.append((asyncio.create_task(queue.put(unroll)), columns))
+                await settle()
+                model.put(columns)
+            elif operation == "take":
+                trajectories = int(random.integers(1, 8))
+                if queue.take_batch(trajectories, 0.0) is not None:
+                    model.take(trajectories)
+            elif operation == "train":
+                queue.mark_trained(sum(model.training))
+                model.train()
+            elif operation == "drop":
+                queue.count_dropped("stale", number)
+                model.dropped["stale"] += number
+            elif waiting := [caller for caller in callers if any(caller[1] is columns for columns in model.line)]:
+                task, columns = waiting[int(random.integers(len(waiting)))]
+                task.cancel()
+                await settle()
+                model.line = [others for others in model.line if others is not columns]
+            check(queue, model)
+        queue.close(run_over=run_over)
+        model.close(run_over=run_over)
+        check(queue, model)
+        await asyncio.gather(*(task for task, _ in callers), return_exceptions=True)
+        while queue.take_rest(4) is not None:
+            model.take(4)
+            check(queue, model)
+        queue.mark_trained(sum(model.training))
+        model.train()
+        check(queue, model)
+        assert queue.account().waiting == 0
+
+    run(scenario)

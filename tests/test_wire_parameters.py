@@ -1,0 +1,141 @@
+"""The weights' codec: safetensors and nothing else, least of all anything that can execute."""
+
+import ast
+import io
+import json
+import pickle
+import struct
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from impala.errors import InvalidMessage
+from impala.networks import build_network
+from impala.wire import decode_parameters, encode_parameters
+from tests.samples import AGENT, SPEC
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Modules and calls that turn bytes into running code.
+EXECUTING_MODULES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+EXECUTING_CALLS = {"eval", "exec", "torch.load", "torch.save"}
+
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8, torch.bool)
+
+
+def make_file(dtype: str, shape: list[int], size: int) -> bytes:
+    """Returns a safetensors file of one tensor, without the library's help."""
+    header = json.dumps({"weight": {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}}).encode()
+    return struct.pack("<Q", len(header)) + header + bytes(size)
+
+
+@pytest.mark.parametrize("shape", [(), (0, 3), (4,), (2, 3, 5)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_weights_come_back_by_value_and_dtype(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    tensor = (torch.rand(shape) * 100).to(dtype)
+    came = decode_parameters(encode_parameters({"weight": tensor}))["weight"]
+    assert (came.dtype, came.shape) == (tensor.dtype, tensor.shape)
+    assert torch.equal(came, tensor)
+
+
+def test_a_networks_state_dict_comes_back_by_name() -> None:
+    state = build_network(AGENT.network, SPEC.environment).state_dict()
+    came = decode_parameters(encode_parameters(state))
+    assert came.keys() == state.keys()
+    assert all(torch.equal(came[name], state[name]) for name in state)
+
+
+def test_weights_that_are_views_or_want_gradients_can_be_sent() -> None:
+    weight = torch.arange(6.0, requires_grad=True).reshape(2, 3)
+    came = decode_parameters(encode_parameters({"transposed": weight.T, "bias": weight[0]}))
+    assert came["transposed"].tolist() == [[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]
+    assert came["bias"].tolist() == [0.0, 1.0, 2.0]
+
+
+def test_a_file_cut_anywhere_is_refused() -> None:
+    data = encode_parameters({"weight": torch.ones(3), "bias": torch.ones(2)})
+    for length in range(len(data)):
+        with pytest.raises(InvalidMessage, match=rf"^parameters: expected a safetensors file, came {length} bytes"):
+            decode_parameters(data[:length])
+
+
+def test_a_file_with_something_behind_it_is_refused() -> None:
+    with pytest.raises(InvalidMessage):
+        decode_parameters(encode_parameters({"weight": torch.ones(3)}) + b"\0")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_garbage_is_refused(seed: int) -> None:
+    with pytest.raises(InvalidMessage):
+        decode_parameters(np.random.default_rng(seed).bytes(200))
+
+
+@pytest.mark.parametrize("length", [2**62, 2**64 - 1])
+def test_a_header_of_absurd_length_is_refused(length: int) -> None:
+    with pytest.raises(InvalidMessage):
+        decode_parameters(struct.pack("<Q", length) + b"{}")
+
+
+@pytest.mark.parametrize("dtype", ["F8_E8M0", "F4", "NO_SUCH_DTYPE"])
+def test_a_dtype_that_torch_does_not_have_is_refused(dtype: str) -> None:
+    with pytest.raises(InvalidMessage):
+        decode_parameters(make_file(dtype, [0], 0))
+
+
+def test_a_size_that_no_tensor_can_have_is_refused() -> None:
+    with pytest.raises(InvalidMessage):
+        decode_parameters(make_file("BF16", [0, 2**63], 0))
+
+
+class _Harmful:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return pytest.fail, ("a pickle was executed",)
+
+
+def test_a_pickle_is_refused_and_not_executed() -> None:
+    file = io.BytesIO()
+    torch.save({"weight": torch.ones(3)}, file)
+    for data in (pickle.dumps({"weight": 1.0}), pickle.dumps(_Harmful()), file.getvalue()):
+        with pytest.raises(InvalidMessage):
+            decode_parameters(data)
+
+
+def executing_lines(path: Path) -> list[str]:
+    """Returns the imports and calls in a source file that turn bytes into running code."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(), filename=str(path))):
+        if isinstance(node, ast.Import):
+            names = {alias.name.partition(".")[0] for alias in node.names} & EXECUTING_MODULES
+        elif isinstance(node, ast.ImportFrom):
+            names = {(node.module or "").partition(".")[0]} & EXECUTING_MODULES
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} & EXECUTING_CALLS
+        elif isinstance(node, ast.Call):
+            names = {ast.unparse(node.func)} & EXECUTING_CALLS
+        else:
+            continue
+        found += [f"{path.relative_to(ROOT)}:{node.lineno}: {name}" for name in sorted(names)]
+    return found
+
+
+def test_nothing_in_the_project_can_load_a_pickle_or_execute_text() -> None:
+    paths = [path for path in _python_files() if "tests" not in path.parts]
+    assert len(paths) > 30
+    assert [line for path in paths for line in executing_lines(ROOT / path)] == []
+
+
+def _python_files() -> list[Path]:
+    """Returns what git tracks, or would track; a copy without a repository (see tests/mutants.py) holds nothing else."""
+    if not (ROOT / ".git").exists():
+        paths = (path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
+        return [path for path in paths if not path.parts[0].startswith(".")]
+    listing = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.py"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return [Path(name) for name in listing.stdout.splitlines() if (ROOT / name).is_file()]
