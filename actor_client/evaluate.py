@@ -15,7 +15,7 @@ import tyro
 
 from impala.config import AgentConfig
 from impala.environments import VectorEnvironment, environment_spec, record_episode
-from impala.errors import ConfigError, ImpalaError
+from impala.errors import CheckpointError, ConfigError, ImpalaError
 from impala.networks import Network, build_network
 from run_directory.checkpoint import Checkpoint, load_newest_checkpoint
 from run_directory.layout import RunDirectory
@@ -117,7 +117,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
     Raises:
         ConfigError: not a run directory, or one without a checkpoint.
-        CheckpointError: no checkpoint is whole.
+        CheckpointError: no checkpoint is whole, or it is of another network.
     """
     directory = RunDirectory(config.run_dir)
     agent = directory.agent_config()
@@ -133,9 +133,16 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
 
 def load_network(agent: AgentConfig, checkpoint: Checkpoint) -> Network:
-    """Returns the network of a checkpoint, for inference."""
+    """Returns the network of a checkpoint, for inference.
+
+    Raises:
+        CheckpointError: it is of another network than the run's configuration says.
+    """
     network = build_network(agent.network, environment_spec(agent.environment_id, agent.environment_kwargs))
-    network.load_state_dict(dict(checkpoint.parameters))
+    try:
+        network.load_state_dict(dict(checkpoint.parameters))
+    except RuntimeError as error:
+        raise CheckpointError(f"checkpoint of another network: {' '.join(str(error).split())}") from error
     return network.eval()
 
 

@@ -47,10 +47,14 @@ class LossConfig:
     """Multiplies the trace c, as in TD(lambda)."""
     reward_clip: Literal["none", "unit"] = "none"
     """unit: rewards clipped to [-1, 1] at the learner, as in the paper's Atari runs."""
+    reward_scale: float = 1.0
+    """Multiplies rewards after clipping. Small networks take long to reach values far from 1; entropy_cost weighs against it."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.discount <= 1.0:
             raise ConfigError(f"discount: expected 0 to 1, came {self.discount}")
+        if not self.reward_scale > 0.0:
+            raise ConfigError(f"reward_scale: expected more than 0, came {self.reward_scale}")
         if not 0.0 <= self.lambda_ <= 1.0:
             raise ConfigError(f"lambda_: expected 0 to 1, came {self.lambda_}")
         if not self.rho_bar >= self.c_bar:
@@ -121,5 +125,5 @@ class AgentConfig:
                 network=NetworkConfig(**network),
                 unroll_length=int(values["unroll_length"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ConfigError(f"agent configuration: expected the fields of AgentConfig, came {values} ({error!r})") from error

@@ -19,6 +19,9 @@ OBSERVATION = "observation"
 # What Gymnasium, and the constructors of environments, raise at ids and arguments that they do not take.
 _CANNOT_MAKE = (gymnasium.error.Error, ImportError, TypeError, ValueError, KeyError, AssertionError)
 
+# Arguments of `gymnasium.make_vec` itself, which are the actor's to choose and not the learner's.
+_RESERVED = frozenset({"id", "num_envs", "vectorization_mode", "vector_kwargs", "wrappers", "render_mode"})
+
 
 @dataclass(frozen=True, kw_only=True)
 class Transition:
@@ -76,6 +79,8 @@ class VectorEnvironment:
         is_first = self._done
         observations, rewards, terminated, truncated, _ = self._envs.step(actions + self._action_start)
         self._done = np.logical_or(terminated, truncated)
+        # Held here, whatever a native vector form pays for a reset.
+        rewards = np.where(is_first, np.float32(0.0), np.asarray(rewards, dtype=np.float32))
         self._returns += rewards
         self._lengths += ~is_first
         ended = np.flatnonzero(self._done)
@@ -85,7 +90,7 @@ class VectorEnvironment:
         return Transition(
             observations=self._observations(observations),
             is_first=is_first,
-            rewards=np.asarray(rewards, dtype=np.float32),
+            rewards=rewards,
             terminated=np.asarray(terminated, dtype=np.bool_),
             ended=ended,
             episodes=episodes,
@@ -128,9 +133,13 @@ def record_episode(
     """
     try:
         plain = gymnasium.make(environment_id, render_mode="rgb_array", **kwargs)
-        environment = gymnasium.wrappers.RecordVideo(plain, str(folder), disable_logger=True)
     except _CANNOT_MAKE as error:
         raise _unknown(environment_id, kwargs, error) from error
+    try:
+        environment = gymnasium.wrappers.RecordVideo(plain, str(folder), disable_logger=True)
+    except (gymnasium.error.Error, ImportError) as error:
+        plain.close()
+        raise _no_video(error) from error
     spec, start = _spec(environment_id, plain.observation_space, plain.action_space)
     try:
         observation, _ = environment.reset(seed=seed)
@@ -141,7 +150,7 @@ def record_episode(
             episode_return += float(reward)
             is_first, done = np.array([False]), terminated or truncated
     except (gymnasium.error.Error, ImportError) as error:
-        raise ConfigError(f"video: {' '.join(str(error).split())}; pip install 'impala-grpc[video]'") from error
+        raise _no_video(error) from error
     finally:
         environment.close()  # type: ignore[no-untyped-call]
     return episode_return
@@ -151,6 +160,9 @@ def _make(environment_id: str, kwargs: Mapping[str, Any], environments: int) -> 
     if ":" in environment_id:
         # Gymnasium imports what stands before the colon, and this id may have come from a learner.
         raise ConfigError(f"environment: expected a registered id, came {environment_id!r}, which would import a module")
+    reserved = sorted(kwargs.keys() & _RESERVED)
+    if reserved:
+        raise ConfigError(f"environment: expected keyword arguments of {environment_id} itself, came {', '.join(reserved)}")
     try:
         envs = gymnasium.make_vec(environment_id, num_envs=environments, **kwargs)
         if envs.metadata.get("autoreset_mode") != AutoresetMode.NEXT_STEP:
@@ -171,6 +183,10 @@ def _make(environment_id: str, kwargs: Mapping[str, Any], environments: int) -> 
 def _unknown(environment_id: str, kwargs: Mapping[str, Any], error: Exception) -> ConfigError:
     given = f" with {dict(kwargs)}" if kwargs else ""
     return ConfigError(f"environment: cannot make {environment_id!r}{given}: {' '.join(str(error).split())}")
+
+
+def _no_video(error: Exception) -> ConfigError:
+    return ConfigError(f"video: {' '.join(str(error).split())}; pip install 'impala-grpc[video]'")
 
 
 def _spec(environment_id: str, observation: gymnasium.Space[Any], action: gymnasium.Space[Any]) -> tuple[EnvironmentSpec, int]:

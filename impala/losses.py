@@ -39,6 +39,10 @@ def categorical_entropy(log_probs: Tensor) -> Tensor:
     return -(log_probs.exp() * log_probs).sum(-1)
 
 
+# Ratios of equal policies differ from 1 by rounding; those are not clipped in any sense that matters.
+_RATIO_ROUNDING = 1e-5
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImpalaLoss:
     """The loss of one batch and what to watch in it. All but `total` are detached scalars; means are over valid rows.
@@ -85,7 +89,7 @@ def impala_loss(network: Network, unroll: Unroll[Tensor], config: LossConfig, *,
     targets = vtrace(
         log_rhos=log_ratios.masked_fill(reset_rows, -torch.inf),
         discounts=config.discount * (~unroll.terminated).to(values.dtype),
-        rewards=clip_rewards(unroll.rewards, config),
+        rewards=config.reward_scale * clip_rewards(unroll.rewards, config),
         values=values[:-1].detach(),
         bootstrap_value=values[-1].detach(),
         rho_bar=config.rho_bar,
@@ -112,7 +116,7 @@ def impala_loss(network: Network, unroll: Unroll[Tensor], config: LossConfig, *,
             target_mean=(targets.vs * valid).sum() / count,
             log_rho_abs=log_rho_abs.sum() / count,
             log_rho_abs_lag_0=(log_rho_abs * lag_0).sum() / (valid * lag_0).sum(),
-            clipped_fraction=((log_ratios.exp() > config.rho_bar) * valid).sum() / count,
+            clipped_fraction=((log_ratios.exp() > config.rho_bar + _RATIO_ROUNDING) * valid).sum() / count,
         )
 
 

@@ -135,6 +135,11 @@ class LearnerServer:
         assert self._server is not None
         await self._health.enter_graceful_shutdown()
         await self._server.stop(grace_seconds)
+        # Unrolls still in line, of calls that have just been cut off: they leave it.
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
 
 class UnreadMessages(grpc.aio.ServerInterceptor):

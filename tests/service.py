@@ -24,7 +24,7 @@ from protos import impala_pb2_grpc as pb_grpc
 from tests.samples import AGENT, SPEC
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
     """Returns once `condition` holds; fails when it does not within `seconds`, which no working machine needs."""
     deadline = time.monotonic() + seconds
     while not condition():

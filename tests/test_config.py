@@ -25,31 +25,37 @@ def agent_json(**replaced: Any) -> dict[str, Any]:
 
 def test_a_network_of_another_name_is_refused() -> None:
     values: dict[str, Any] = {"network": "transformer"}
-    with pytest.raises(ConfigError, match="^network: expected one of .*mlp.*, came 'transformer'$"):
+    with pytest.raises(ConfigError, match=r"^network: expected one of .*mlp.*, came 'transformer'$"):
         NetworkConfig(**values)
 
 
 @pytest.mark.parametrize("hidden_sizes", [(0,), (64, -1), (0, 64)], ids=str)
 def test_a_hidden_layer_without_units_is_refused(hidden_sizes: tuple[int, ...]) -> None:
-    with pytest.raises(ConfigError, match="^hidden_sizes: expected widths of at least 1, came "):
+    with pytest.raises(ConfigError, match=r"^hidden_sizes: expected widths of at least 1, came "):
         NetworkConfig(hidden_sizes=hidden_sizes)
 
 
 @pytest.mark.parametrize("value", [-0.01, 1.01, NAN])
 def test_a_discount_outside_0_to_1_is_refused(value: float) -> None:
-    with pytest.raises(ConfigError, match="^discount: expected 0 to 1, came "):
+    with pytest.raises(ConfigError, match=r"^discount: expected 0 to 1, came "):
         LossConfig(discount=value)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, NAN])
+def test_a_reward_scale_that_is_not_above_0_is_refused(value: float) -> None:
+    with pytest.raises(ConfigError, match=r"^reward_scale: expected more than 0, came "):
+        LossConfig(reward_scale=value)
 
 
 @pytest.mark.parametrize("value", [-0.01, 1.01, NAN])
 def test_a_lambda_outside_0_to_1_is_refused(value: float) -> None:
-    with pytest.raises(ConfigError, match="^lambda_: expected 0 to 1, came "):
+    with pytest.raises(ConfigError, match=r"^lambda_: expected 0 to 1, came "):
         LossConfig(lambda_=value)
 
 
 @pytest.mark.parametrize(("rho_bar", "c_bar"), [(0.5, 1.0), (1.0, 1.5), (NAN, 1.0)])
 def test_a_rho_bar_below_c_bar_is_refused(rho_bar: float, c_bar: float) -> None:
-    with pytest.raises(ConfigError, match="^rho_bar: expected at least c_bar .*, came "):
+    with pytest.raises(ConfigError, match=r"^rho_bar: expected at least c_bar .*, came "):
         LossConfig(rho_bar=rho_bar, c_bar=c_bar)
 
 
@@ -92,7 +98,8 @@ def test_the_defaults_are_those_of_the_paper_s_table() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "name"), [(NetworkConfig(), "network"), (LossConfig(), "discount"), (OptimiserConfig(), "anneal"), (AGENT, "network")]
+    ("config", "name"),
+    [(NetworkConfig(), "network"), (LossConfig(), "discount"), (OptimiserConfig(), "anneal"), (AGENT, "network")],
 )
 def test_a_configuration_cannot_be_changed(config: Any, name: str) -> None:
     with pytest.raises(FrozenInstanceError):
@@ -117,7 +124,7 @@ def test_an_agent_without_one_of_its_fields_is_a_config_error(name: str) -> None
 
 
 def test_an_agent_without_hidden_sizes_is_a_config_error() -> None:
-    with pytest.raises(ConfigError, match="^agent configuration: .*hidden_sizes"):
+    with pytest.raises(ConfigError, match=r"^agent configuration: .*hidden_sizes"):
         AgentConfig.from_json(agent_json(network={"network": "mlp"}))
 
 
@@ -128,7 +135,7 @@ def test_a_field_of_the_agent_that_this_version_does_not_know_is_a_config_error(
 
 def test_a_field_of_the_network_that_this_version_does_not_know_is_a_config_error() -> None:
     network = {**agent_json()["network"], "lstm_size": 256}
-    with pytest.raises(ConfigError, match="^agent configuration: .*lstm_size"):
+    with pytest.raises(ConfigError, match=r"^agent configuration: .*lstm_size"):
         AgentConfig.from_json(agent_json(network=network))
 
 
@@ -146,10 +153,16 @@ def test_a_field_of_the_network_that_this_version_does_not_know_is_a_config_erro
     ids=str,
 )
 def test_a_field_of_the_agent_of_the_wrong_type_is_a_config_error(replaced: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="^agent configuration: expected the fields of AgentConfig, came "):
+    with pytest.raises(ConfigError, match=r"^agent configuration: expected the fields of AgentConfig, came "):
         AgentConfig.from_json(agent_json(**replaced))
 
 
+@pytest.mark.parametrize("values", [[], "mlp", 3, None], ids=repr)
+def test_an_agent_that_is_no_json_object_is_a_config_error(values: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^agent configuration: expected the fields of AgentConfig, came "):
+        AgentConfig.from_json(values)
+
+
 def test_an_agent_s_json_is_held_to_the_same_checks() -> None:
-    with pytest.raises(ConfigError, match="^hidden_sizes: expected widths of at least 1"):
+    with pytest.raises(ConfigError, match=r"^hidden_sizes: expected widths of at least 1"):
         AgentConfig.from_json(agent_json(network={"network": "mlp", "hidden_sizes": [64, 0]}))

@@ -58,25 +58,25 @@ class Counter(gymnasium.Env[np.ndarray, int]):
 class Spaces(gymnasium.Env[Any, Any]):
     """An environment of any spaces, which nothing is done with but looking at them."""
 
-    closed: ClassVar[int] = 0
+    times_closed: ClassVar[int] = 0
 
     def __init__(self, observation: spaces.Space[Any], action: spaces.Space[Any]) -> None:
         self.observation_space, self.action_space = observation, action
 
     def close(self) -> None:
-        Spaces.closed += 1
+        Spaces.times_closed += 1
 
 
 class SameStepCounters(SyncVectorEnv):
     """A native vector form that restarts an episode in the step that ends it."""
 
-    closed: ClassVar[int] = 0
+    times_closed: ClassVar[int] = 0
 
     def __init__(self, num_envs: int, **kwargs: Any) -> None:
         super().__init__([lambda: Counter(**kwargs)] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
 
     def close_extras(self, **kwargs: Any) -> None:
-        SameStepCounters.closed += 1
+        SameStepCounters.times_closed += 1
         super().close_extras(**kwargs)
 
 
@@ -248,7 +248,7 @@ def test_actions_that_start_elsewhere_are_numbered_from_zero(counter: str) -> No
 
 
 def test_a_vector_form_that_restarts_otherwise_is_not_used() -> None:
-    SameStepCounters.closed = 0
+    SameStepCounters.times_closed = 0
     with registered(vector_entry_point=SameStepCounters) as counter:
         transitions = play_episodes(counter, 4)
         environment = VectorEnvironment(counter, {}, 1)
@@ -256,7 +256,7 @@ def test_a_vector_form_that_restarts_otherwise_is_not_used() -> None:
     assert transitions[2].observations[OBSERVATION].tolist() == [[0, 3, 1]]
     assert [bool(transition.is_first[0]) for transition in transitions] == [False, False, False, True]
     assert environment._envs.metadata["autoreset_mode"] == AutoresetMode.NEXT_STEP
-    assert SameStepCounters.closed == 2  # each of the two that was made and not used
+    assert SameStepCounters.times_closed == 2  # each of the two that was made and not used
 
 
 def test_observations_travel_as_float32(counter: str) -> None:
@@ -306,7 +306,7 @@ def test_arguments_that_an_environment_refuses_are_a_config_error(error: Excepti
     def refuse(**_: Any) -> Counter:
         raise error
 
-    with registered(entry_point=refuse) as counter, pytest.raises(ConfigError, match="^environment: cannot make .*size.*") as raised:
+    with registered(entry_point=refuse) as counter, pytest.raises(ConfigError, match=r"^environment: cannot make .*size") as raised:
         VectorEnvironment(counter, {"size": 9}, 2)
     assert "\n" not in str(raised.value)
 
@@ -341,10 +341,10 @@ def test_a_space_that_is_not_supported_is_named(observation: spaces.Space[Any], 
 
 
 def test_an_environment_that_is_not_supported_is_closed_again() -> None:
-    Spaces.closed = 0
+    Spaces.times_closed = 0
     with registered(entry_point=Spaces) as environment_id, pytest.raises(UnsupportedSpace):
         VectorEnvironment(environment_id, {"observation": spaces.Discrete(4), "action": DISCRETE}, 2)
-    assert Spaces.closed == 2
+    assert Spaces.times_closed == 2
 
 
 def test_a_reused_observation_buffer_does_not_corrupt_an_actor_s_earlier_observations() -> None:
@@ -356,3 +356,22 @@ def test_a_reused_observation_buffer_does_not_corrupt_an_actor_s_earlier_observa
     environment.close()
     assert first[:, 0, 0].tolist() == [0, 1, 2, 3, 4]
     assert second[:, 1, 1].tolist() == [4, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize("name", ["num_envs", "vectorization_mode", "vector_kwargs", "wrappers", "render_mode"])
+def test_arguments_of_the_vector_form_are_not_the_learners_to_choose(name: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        VectorEnvironment("CartPole-v1", {name: None}, 1)
+
+
+def test_a_reset_pays_nothing_whatever_the_vector_form_says() -> None:
+    environment = VectorEnvironment("CartPole-v1", {}, 2)
+    environment.reset(0)
+    plain = environment._envs.step
+    environment._envs.step = lambda actions: (plain(actions)[0], np.full(2, 5.0), *plain(actions)[2:])  # type: ignore[method-assign]
+    rewards = np.array([], dtype=np.float32)
+    while not (transition := environment.step(np.zeros(2, dtype=np.int64))).is_first.any():
+        rewards = transition.rewards
+    assert rewards.tolist() == [5.0, 5.0]
+    assert (transition.rewards == np.where(transition.is_first, 0.0, 5.0)).all()
+    environment.close()

@@ -44,11 +44,6 @@ def test_the_actor_does_not_import_the_learner() -> None:
     assert importers("learner_server", within="actor_client") == set()
 
 
-def test_both_import_the_algorithm() -> None:
-    assert importers("impala", within="learner_server")
-    assert importers("impala", within="actor_client")
-
-
 def test_the_algorithm_imports_no_other_package_but_the_wire_protos() -> None:
     for package in PACKAGES - {"impala", "protos"}:
         assert importers(package, within="impala") == set()

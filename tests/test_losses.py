@@ -71,13 +71,12 @@ def table_unroll(
 
 
 def side_by_side(*unrolls: Unroll[Tensor]) -> Unroll[Tensor]:
-    first, *others = unrolls
     joined: dict[str, Any] = {
         name: torch.cat([getattr(unroll, name) for unroll in unrolls], dim=-1)
         for name in ("is_first", "actions", "rewards", "terminated", "behaviour_log_probs", "parameter_version")
     }
     states = torch.cat([unroll.observations["state"] for unroll in unrolls], dim=1)
-    return replace(first, observations={"state": states}, **joined)
+    return replace(unrolls[0], observations={"state": states}, **joined)
 
 
 def loss_and_gradients(network: Table, unroll: Unroll[Tensor], config: LossConfig) -> tuple[ImpalaLoss, Tensor, Tensor]:
@@ -354,6 +353,13 @@ def test_the_loss_sees_the_rewards_that_the_configuration_asks_for() -> None:
         for rollout, clip in ((unroll, "unit"), (unroll, "none"), (small, "none"))
     )
     assert float(clipped.target_mean) == float(one.target_mean) != float(true.target_mean)
+
+
+def test_rewards_are_scaled_after_they_are_clipped() -> None:
+    config = LossConfig(reward_clip="unit", reward_scale=0.25)
+    # Far above the clip of the ratio, and terminated: the target is the reward.
+    unroll = table_unroll([0, 1], rewards=[5.0], terminated=[0], log_probs=[-9.0])
+    assert float(loss_and_gradients(Table(), unroll, config)[0].target_mean) == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize("setting", ["rho_bar", "c_bar", "pg_rho_bar", "lambda_", "discount"])

@@ -97,5 +97,5 @@ def test_every_hidden_layer_has_the_width_that_was_asked_for() -> None:
 
 
 def test_an_environment_without_observations_is_a_config_error() -> None:
-    with pytest.raises(ConfigError, match="^network: expected an environment with at least one observation"):
+    with pytest.raises(ConfigError, match=r"^network: expected an environment with at least one observation"):
         build_network(NetworkConfig(), EnvironmentSpec(observations={}, num_actions=2))

@@ -73,7 +73,7 @@ def test_weights_without_a_gradient_stay() -> None:
 
 
 def test_a_closure_is_refused() -> None:
-    with pytest.raises(ValueError, match="^closure: expected None"):
+    with pytest.raises(ValueError, match=r"^closure: expected None"):
         PaperRMSprop([make_parameter()], lr=0.1, decay=0.9, momentum=0.0, epsilon=0.01).step(lambda: 0.0)
 
 

@@ -78,6 +78,7 @@ def test_the_version_is_0_before_anything_is_published() -> None:
 def test_version_and_weights_are_of_one_snapshot_while_another_thread_publishes() -> None:
     store = ParameterStore()
     store.publish(1, filled(1.0))
+    store.encoded()
 
     def train() -> None:
         for version in range(2, 400):

@@ -119,6 +119,12 @@ def test_without_any_line_the_checkpoint_counts(run: RunDirectory) -> None:
     assert (start.version, start.steps_trained) == (11 + VERSIONS_BETWEEN_LINES, 100)
 
 
+def test_a_run_killed_between_its_first_checkpoint_and_its_first_line_goes_on(run: RunDirectory) -> None:
+    checkpoint_at(run, 1, env_steps=0, steps_received=0, dropped_by_rule={}, learner_updates=0)
+    start = find_starting_point(run)
+    assert (start.version, start.steps_trained, start.learner_updates) == (1 + VERSIONS_BETWEEN_LINES, 0, 0)
+
+
 def test_a_torn_last_line_is_passed_over(run: RunDirectory) -> None:
     checkpoint_at(run, 11)
     line_at(run, 20, env_steps=150, steps_received=180)

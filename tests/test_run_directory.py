@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def test_the_same_configuration_is_accepted_again(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     run.claim(CONFIG).close()
     before = run.config.stat().st_ino
-    run.claim(json.loads(json.dumps(CONFIG))).close()
+    run.claim(CONFIG).close()
     assert run.config.stat().st_ino == before
 
 
@@ -122,6 +123,13 @@ def test_another_configuration_is_refused_and_the_fields_that_differ_are_named(t
     assert said == (
         f"run_dir: {tmp_path} belongs to another configuration: batch_size is None there and 8 here; seed is 3 there and 4 here"
     )
+
+
+def test_a_field_of_a_part_is_named_by_its_path(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.claim(CONFIG).close()
+    said = refusal(run, {**CONFIG, "agent": replace(AGENT, network=NetworkConfig(hidden_sizes=(9,))).to_json()})
+    assert said.endswith(": agent.network.hidden_sizes is [8] there and [9] here")
 
 
 def test_a_field_that_is_gone_is_named(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The Unroll: its counts, and cutting it into columns and putting them together again."""
 
 from dataclasses import fields
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ def random_cuts(random: np.random.Generator, environments: int) -> list[tuple[in
     """Returns neighbouring ranges of columns that cover all of them."""
     cuts = random.choice(np.arange(1, environments), size=random.integers(0, environments - 1), replace=False)
     edges = [0, *sorted(cuts.tolist()), environments]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges))
 
 
 def test_length_and_environments_are_those_of_the_actions() -> None:

@@ -3,7 +3,8 @@
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -176,19 +177,30 @@ def test_taking_times_out_with_none_and_takes_nothing() -> None:
     run(scenario)
 
 
+@contextmanager
+def waiting_trainer(queue: UnrollQueue, trajectories: int) -> Iterator[list[Unroll[np.ndarray] | None]]:
+    """Waits for a batch in a thread; yields, once it waits, the list that gets what it takes."""
+    taken: list[Unroll[np.ndarray] | None] = []
+    waits = threading.Event()
+    wait = queue._changed.wait
+
+    def noted(timeout: float | None = None) -> bool:
+        waits.set()  # the queue's lock is held, and let go of by waiting alone
+        return wait(timeout)
+
+    queue._changed.wait = noted  # type: ignore[method-assign]
+    trainer = threading.Thread(target=lambda: taken.append(queue.take_batch(trajectories, 600.0)), name="trainer", daemon=True)
+    trainer.start()
+    assert waits.wait(30.0)
+    yield taken
+    trainer.join(30.0)
+
+
 def test_taking_waits_for_the_unroll_that_completes_the_batch() -> None:
     queue = make_queue()
-    taken: list[Unroll[np.ndarray] | None] = []
-    trainer = threading.Thread(target=lambda: taken.append(queue.take_batch(2, 60.0)), name="trainer")
-
-    async def scenario() -> None:
-        await queue.put(narrow(1))
-        trainer.start()
-        await queue.put(narrow(2))
-
-    run(scenario)
-    trainer.join()
-    assert versions(taken[0]) == [1, 2]
+    with waiting_trainer(queue, 2) as taken:
+        asyncio.run(queue.put(make_unroll(environments=2, version=7)))
+    assert versions(taken[0]) == [7, 7]
 
 
 def test_one_caller_too_many_is_told_at_once_and_counts_nowhere() -> None:
@@ -252,11 +264,8 @@ def test_shutting_down_keeps_what_has_a_place_to_be_drained() -> None:
 
 def test_closing_wakes_a_waiting_trainer() -> None:
     queue = make_queue()
-    taken: list[Unroll[np.ndarray] | None] = []
-    trainer = threading.Thread(target=lambda: taken.append(queue.take_batch(1, 600.0)), name="trainer")
-    trainer.start()
-    queue.close(run_over=True)
-    trainer.join(30.0)
+    with waiting_trainer(queue, 1) as taken:
+        queue.close(run_over=True)
     assert taken == [None]
 
 

@@ -137,7 +137,8 @@ def test_lambda_multiplies_the_trace_only() -> None:
 
 
 def test_lambda_of_zero_leaves_the_one_step_target() -> None:
-    assert vtrace(**column(), lambda_=0.0).vs.tolist() == pytest.approx([1.0 - DISCOUNT, 2.0 + DISCOUNT * 4.0, 3.0 + DISCOUNT * 10.0])
+    expected = [1.0 + DISCOUNT * -1.0, 2.0 + DISCOUNT * 4.0, 3.0 + DISCOUNT * 10.0]
+    assert vtrace(**column(), lambda_=0.0).vs.tolist() == pytest.approx(expected)
 
 
 def test_no_gradient_flows_through_the_outputs() -> None:
@@ -254,7 +255,7 @@ def test_float32_on_any_device_is_near_the_float64_sum(device: str) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     case = make_case(np.random.default_rng(8), 100, 16)
-    expected = vtrace(**case)
+    expected = literal_sum(case, rho_bar=1.0, c_bar=1.0, pg_rho_bar=1.0, lambda_=1.0)
     got = vtrace(**{name: tensor.to(device, torch.float32) for name, tensor in case.items()})
     assert got.vs.device.type == got.pg_advantages.device.type == device
     torch.testing.assert_close(got.vs.cpu().double(), expected.vs, rtol=1e-4, atol=1e-4)

@@ -87,7 +87,7 @@ def test_recurrent_state_comes_back_equal() -> None:
 
 def test_terminations_come_back_equal() -> None:
     terminated = np.random.default_rng(0).integers(0, 2, size=(5, 3)).astype(np.bool_)
-    assert decode_unroll(make_message(terminated=terminated), RECURRENT).terminated.tolist() == terminated.tolist()
+    assert decode_unroll(encode_unroll(make_unroll(terminated=terminated)), SPEC).terminated.tolist() == terminated.tolist()
 
 
 def test_every_column_carries_the_version_of_the_message() -> None:
@@ -314,10 +314,6 @@ def test_version_0_is_refused() -> None:
 @pytest.mark.parametrize("version", [2**63, 2**64 - 1])
 def test_a_version_that_no_learner_reaches_is_refused(version: int) -> None:
     assert refusal(make_message(parameter_version=version)).field == "unroll.parameter_version"
-
-
-def test_an_empty_message_is_refused() -> None:
-    refusal(pb.Unroll())
 
 
 @pytest.mark.parametrize("seed", range(5))

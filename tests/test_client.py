@@ -1,0 +1,369 @@
+"""The actor's client against a real server: joining, weights in the background, unrolls under way, and learners that come back."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+
+import grpc
+import pytest
+import torch
+
+from actor_client.backoff import Backoff
+from actor_client.client import Closed, LearnerClient
+from impala.config import NetworkConfig
+from impala.errors import Refused
+from impala.unroll import Episode
+from impala.wire import Assignment
+from tests.samples import AGENT, make_unroll
+from tests.service import Service, free_port, running_service, wait_until
+
+STEPS = 15  # of `make_unroll()`
+
+
+@contextmanager
+def new_client(address: str, actor_id: str = "actor") -> Iterator[LearnerClient]:
+    client = LearnerClient(address, actor_id=actor_id, incarnation=1, host="here")
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+@contextmanager
+def started(service: Service, actor_id: str = "actor") -> Iterator[LearnerClient]:
+    """Yields a client that has joined, with its threads running."""
+    with new_client(service.address, actor_id) as client:
+        client.start(client.join(0))
+        yield client
+
+
+def submit(client: LearnerClient, **unroll: Any) -> bool:
+    return client.submit(make_unroll(**unroll), [], first_step_at=0.0)
+
+
+def submit_until_told_to_stop(client: LearnerClient, **unroll: Any) -> None:
+    """Submits until that is in vain: the third at the latest, for it waits for one of the two before it to be answered."""
+    answers = [submit(client, **unroll) for _ in range(3)]
+    assert answers[-1] is False
+
+
+def newest_version(client: LearnerClient) -> int:
+    parameters = client.newest_parameters()
+    return 0 if parameters is None else parameters.version
+
+
+@contextmanager
+def in_thread(work: Callable[[], Any]) -> Iterator[list[Any]]:
+    """Runs `work` beside; yields the list that gets what it returns or raises."""
+    outcome: list[Any] = []
+
+    def run() -> None:
+        try:
+            outcome.append(work())
+        except Exception as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=run, name="beside", daemon=True)
+    thread.start()
+    yield outcome
+    thread.join(30.0)
+    assert not thread.is_alive()
+
+
+def client_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name == "fetch" or thread.name.startswith("submit-")]
+
+
+# --- backoff
+
+
+def test_delays_double_up_to_a_bound_and_are_drawn_from_the_upper_half() -> None:
+    for _ in range(100):
+        backoff = Backoff(first=0.1, most=3.0)
+        for ceiling in (0.1, 0.2, 0.4, 0.8, 1.6, 3.0, 3.0, 3.0):
+            assert 0.5 * ceiling <= backoff.next_delay() <= ceiling
+
+
+def test_delays_are_jittered() -> None:
+    assert len({Backoff(first=1.0).next_delay() for _ in range(20)}) > 10
+
+
+def test_delays_start_over_after_a_success() -> None:
+    backoff = Backoff(first=0.1, most=3.0)
+    for _ in range(6):
+        backoff.next_delay()
+    backoff.reset()
+    assert backoff.next_delay() <= 0.1
+
+
+def test_delays_stay_bounded_after_any_number_of_attempts() -> None:
+    backoff = Backoff()
+    assert all(backoff.next_delay() <= 3.0 for _ in range(5000))
+
+
+# --- joining
+
+
+def test_joining_returns_what_to_run() -> None:
+    with running_service() as service, new_client(service.address) as client:
+        assignment = client.join(2)
+        assert (assignment.run_id, assignment.spec_digest, assignment.agent) == ("test-run", service.digest, AGENT)
+        assert (assignment.environments, assignment.max_in_flight) == (2, 2)
+        (_, actor) = service.actors.snapshot()
+        assert (actor.actor_id, actor.host, actor.environments) == ("actor", "here", 2)
+
+
+def test_joining_waits_for_a_learner_that_is_not_up_yet(caplog: pytest.LogCaptureFixture) -> None:
+    port = free_port()
+    with new_client(f"127.0.0.1:{port}") as client, in_thread(lambda: client.join(0)) as outcome:
+        wait_until(lambda: "no answer from" in caplog.text or len(outcome) > 0)
+        assert outcome == []
+        with running_service(port=port):
+            wait_until(lambda: len(outcome) > 0)
+    assert isinstance(outcome[0], Assignment)
+
+
+def refuse_join(service: Service, client: LearnerClient, _: pytest.MonkeyPatch) -> None:
+    service.join("actor", incarnation=2)
+    client.join(0)
+
+
+def refuse_weights(service: Service, client: LearnerClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service.store, "encoded", lambda: 1 / 0)
+    client.start(client.join(0))
+    client.newest_parameters()
+
+
+def refuse_unroll(_: Service, client: LearnerClient, __: pytest.MonkeyPatch) -> None:
+    client.start(client.join(0))
+    submit_until_told_to_stop(client, rewards=make_unroll().rewards * float("nan"))
+
+
+REFUSED = {
+    "Join": (refuse_join, "FAILED_PRECONDITION: incarnation: expected 2"),
+    "GetParameters": (refuse_weights, "INTERNAL: the learner has a fault"),
+    "SubmitTrajectory": (refuse_unroll, "INVALID_ARGUMENT: unroll.rewards.data: expected finite values"),
+}
+
+
+@pytest.mark.parametrize("name", list(REFUSED))
+def test_a_call_that_is_refused_for_good_surfaces_as_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    provoke, text = REFUSED[name]
+    with running_service() as service, new_client(service.address) as client:
+        with pytest.raises(Refused, match=f"^{name} refused by {service.address}: {text}") as error:
+            provoke(service, client, monkeypatch)
+        assert not isinstance(error.value, grpc.RpcError)
+
+
+def test_an_unroll_that_is_refused_ends_waiting_for_weights_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running_service() as service, new_client(service.address) as client:
+        with pytest.raises(Refused, match=r"unroll\.rewards\.data"):
+            refuse_unroll(service, client, monkeypatch)
+        with pytest.raises(Refused, match=r"unroll\.rewards\.data"):
+            client.newest_parameters()
+
+
+# --- weights
+
+
+def test_the_first_weights_are_fetched_without_an_unroll() -> None:
+    with running_service() as service, started(service) as client:
+        parameters = client.newest_parameters()
+        assert parameters is not None
+        assert parameters.version == 1
+        assert parameters.tensors.keys() == service.network.state_dict().keys()
+
+
+def test_newer_weights_are_fetched_in_the_background_once_an_answer_names_them() -> None:
+    with running_service() as service, started(service) as client:
+        assert newest_version(client) == 1
+        with torch.no_grad():
+            service.network.state_dict()["policy.0.bias"].fill_(0.25)
+        service.publish()
+        assert submit(client)
+        wait_until(lambda: newest_version(client) == 2)
+        parameters = client.newest_parameters()
+        assert parameters is not None
+        assert (parameters.tensors["policy.0.bias"] == 0.25).all()
+
+
+def test_every_client_gets_the_new_weights() -> None:
+    with running_service(capacity=1000) as service, ExitStack() as stack:
+        clients = [stack.enter_context(started(service, f"actor-{index}")) for index in range(2)]
+        for version in (2, 3, 4):
+            service.publish()
+            for client in clients:
+                assert submit(client)
+            for client in clients:
+                wait_until(lambda client=client, version=version: newest_version(client) == version)  # type: ignore[misc]
+
+
+# --- unrolls
+
+
+def test_an_unroll_arrives_with_its_episodes() -> None:
+    with running_service() as service, started(service) as client:
+        unroll = make_unroll(resets=((3, 1),))
+        assert client.submit(unroll, [Episode(episode_return=12.0, length=4)], first_step_at=0.0)
+        batch = service.queue.take_batch(3, 60.0)
+        assert batch is not None
+        assert (batch.rewards == unroll.rewards).all()
+        wait_until(lambda: service.episodes.recent_returns == [12.0])
+
+
+def test_an_unroll_is_copied_before_submit_returns() -> None:
+    with running_service(capacity=3) as service, started(service) as client:
+        for version in (1, 1):  # the first takes the only place, so the second waits
+            unroll = make_unroll(version=version, seed=version)
+            before = unroll.rewards.copy()
+            assert client.submit(unroll, [], first_step_at=0.0)
+            unroll.rewards[:] = 77.0
+        for _ in range(2):
+            batch = service.queue.take_batch(3, 60.0)
+            assert batch is not None
+            assert (batch.rewards == before).all()
+
+
+def test_submitting_waits_while_as_many_as_allowed_are_under_way() -> None:
+    with running_service(capacity=3) as service, started(service) as client:
+        for _ in range(3):  # one has a place, and the two that may be under way are in line
+            assert submit(client)
+        wait_until(lambda: service.queue.account().waiting == 3 * STEPS)
+        with in_thread(lambda: submit(client)) as outcome:
+            # It cannot return, so this wait never makes the test fail; it lets a client that does not wait be seen.
+            threading.Event().wait(0.3)
+            assert outcome == []
+            assert service.queue.account().received == 3 * STEPS
+            service.queue.take_batch(3, 60.0)
+        assert outcome == [True]
+
+
+@pytest.mark.parametrize("told", ["in line", "newcomer"])
+def test_the_end_of_the_run_ends_submitting_with_false(told: str) -> None:
+    with running_service(capacity=3) as service, started(service) as client:
+        if told == "in line":
+            for _ in range(3):
+                assert submit(client)
+            wait_until(lambda: service.queue.account().waiting == 3 * STEPS)
+        service.queue.close(run_over=True)
+        submit_until_told_to_stop(client)
+        assert client.run_over
+        assert client.newest_parameters() is None
+        assert not submit(client)
+
+
+def test_a_stale_unroll_is_no_reason_to_stop(caplog: pytest.LogCaptureFixture) -> None:
+    with running_service(max_policy_lag=0) as service, started(service) as client:
+        service.publish()
+        assert submit(client, version=1)
+        wait_until(lambda: newest_version(client) == 2)
+        assert submit(client, version=2)
+        wait_until(lambda: service.queue.account().queued_trajectories == 3)
+        assert service.queue.account().dropped == {"stale": STEPS}
+        assert "unroll 1 was too old to train on" in caplog.text
+
+
+# --- closing
+
+
+def wait_to_join(client: LearnerClient, service: Service, gone: ExitStack) -> Callable[[], Any]:
+    gone.close()
+    return lambda: client.join(0)
+
+
+def wait_for_weights(client: LearnerClient, service: Service, gone: ExitStack) -> Callable[[], Any]:
+    assignment = client.join(0)
+    gone.close()
+    client.start(assignment)
+    return client.newest_parameters
+
+
+def wait_for_a_place(client: LearnerClient, service: Service, gone: ExitStack) -> Callable[[], Any]:
+    client.start(client.join(0))
+    for _ in range(3):
+        submit(client)
+    wait_until(lambda: service.queue.account().waiting == 3 * STEPS)
+    return lambda: submit(client)
+
+
+def wait_for_a_learner_that_is_gone(client: LearnerClient, service: Service, gone: ExitStack) -> Callable[[], Any]:
+    client.start(client.join(0))
+    newest_version(client)
+    gone.close()
+    submit(client)
+    submit(client)
+    return lambda: submit(client)
+
+
+WAITING = [
+    (wait_to_join, Closed),
+    (wait_for_weights, None),
+    (wait_for_a_place, False),
+    (wait_for_a_learner_that_is_gone, False),
+]
+
+
+@pytest.mark.parametrize(("wait", "expected"), WAITING)
+def test_closing_from_another_thread_ends_every_wait(wait: Callable[..., Callable[[], Any]], expected: Any) -> None:
+    with ExitStack() as gone:
+        service = gone.enter_context(running_service(capacity=3))
+        client = LearnerClient(service.address, actor_id="actor", incarnation=1)
+        with in_thread(wait(client, service, gone)) as outcome:
+            client.close()
+        (came,) = outcome
+        assert came is expected or type(came) is expected
+        assert client_threads() == []
+
+
+def test_closing_twice_is_as_good_as_once() -> None:
+    with running_service() as service, started(service) as client:
+        assert len(client_threads()) == 3
+        client.close()
+        client.close()
+        assert client_threads() == []
+        assert not submit(client)
+
+
+# --- a learner that comes back
+
+
+@contextmanager
+def client_of_a_learner_that_is_gone() -> Iterator[tuple[LearnerClient, int]]:
+    """Yields a client whose first unroll was accepted by a learner that is gone by now, and the port where that was."""
+    with ExitStack() as gone:
+        service = gone.enter_context(running_service())
+        with started(service) as client:
+            assert newest_version(client) == 1
+            assert submit(client)
+            wait_until(lambda: service.actors.find("actor", 1).ledger.answer(1) is True)
+            gone.close()
+            yield client, int(service.address.rpartition(":")[2])
+
+
+def test_an_unroll_is_accepted_once_by_a_learner_that_restarted() -> None:
+    with client_of_a_learner_that_is_gone() as (client, port):
+        assert submit(client)
+        with running_service(port=port) as second:
+            wait_until(lambda: second.queue.account().received == STEPS)
+            assert submit(client)
+            wait_until(lambda: second.queue.account().received == 2 * STEPS)
+            (_, actor) = second.actors.snapshot()
+            assert (actor.actor_id, actor.joins, actor.env_steps) == ("actor", 1, 2 * STEPS)
+            assert [actor.ledger.answer(sequence) for sequence in (1, 2, 3, 4)] == [None, True, True, None]
+            assert not client.reassigned
+
+
+@pytest.mark.parametrize("change", ["another spec", "another run"])
+def test_a_learner_that_came_back_with_something_else_to_run_ends_the_assignment(change: str) -> None:
+    anew: dict[str, Any] = {
+        "another spec": {"agent": replace(AGENT, network=NetworkConfig(hidden_sizes=(8,)))},
+        "another run": {"run_id": "run-2"},
+    }
+    with client_of_a_learner_that_is_gone() as (client, port), running_service(port=port, **anew[change]) as second:
+        submit_until_told_to_stop(client)
+        assert client.reassigned
+        assert not client.run_over
+        assert client.newest_parameters() is None
+        assert second.queue.account().received == 0

@@ -1,0 +1,328 @@
+"""The learner's configuration and command line: what cannot work is said before anything starts."""
+
+import ast
+import dataclasses
+import inspect
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from impala.config import AgentConfig, LossConfig, NetworkConfig, OptimiserConfig
+from impala.errors import ConfigError
+from learner_server.__main__ import parse
+from learner_server.config import LearnerConfig, split_address
+from learner_server.presets import PRESETS, preset
+
+ROLES = (NetworkConfig, LossConfig, OptimiserConfig)
+TOKEN, CERT, KEY = Path("token"), Path("cert.pem"), Path("key.pem")
+
+
+def make_config(**fields: Any) -> LearnerConfig:
+    return LearnerConfig(**{"env": "CartPole-v1", **fields})
+
+
+def refusal(**fields: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        make_config(**fields)
+    return str(caught.value)
+
+
+# --- Checks
+
+COUNTS = ("total_steps", "envs", "unroll_length", "batch_size", "queue_batches", "max_in_flight", "threads", "keep_checkpoints")
+
+
+@pytest.mark.parametrize("value", [0, -1])
+@pytest.mark.parametrize("name", COUNTS)
+def test_counts_are_at_least_1(name: str, value: int) -> None:
+    assert refusal(**{name: value}) == f"{name}: expected at least 1, came {value}"
+    assert getattr(make_config(**{name: 1}), name) == 1
+
+
+def test_the_most_environments_of_an_actor_are_at_least_1() -> None:
+    assert refusal(max_envs=0, envs=1) == "max_envs: expected at least 1, came 0"
+
+
+@pytest.mark.parametrize("name", ["actors", "seed", "max_policy_lag"])
+def test_other_counts_are_not_negative(name: str) -> None:
+    assert refusal(**{name: -1}) == f"{name}: expected at least 0, came -1"
+    assert getattr(make_config(**{name: 0}), name) == 0
+
+
+def test_an_actors_usual_environments_are_within_the_limit() -> None:
+    assert refusal(envs=9, max_envs=8) == "envs: expected at most max_envs (8), came 9"
+    assert make_config(envs=8, max_envs=8).envs == 8
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, 1.01, float("nan"), float("inf")])
+def test_metrics_are_written_once_a_second_at_least(value: float) -> None:
+    assert refusal(log_seconds=value) == f"log_seconds: expected more than 0 and at most 1, came {value}"
+    assert make_config(log_seconds=1.0).log_seconds == 1.0
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
+def test_checkpoints_are_some_time_apart(value: float) -> None:
+    assert refusal(checkpoint_seconds=value) == f"checkpoint_seconds: expected more than 0, came {value}"
+
+
+@pytest.mark.parametrize("text", ["", "{", "x", "[]", "7", "null", '"a"'])
+def test_keyword_arguments_are_a_json_object(text: str) -> None:
+    assert refusal(env_kwargs=text).startswith(f"env_kwargs: expected a JSON object, came {text!r}")
+
+
+# --- Where to listen
+
+
+@pytest.mark.parametrize(
+    ("address", "host", "port"),
+    [
+        ("localhost:0", "localhost", 0),
+        ("127.0.0.1:65535", "127.0.0.1", 65535),
+        ("[::1]:50051", "[::1]", 50051),
+        ("a-b.c:1", "a-b.c", 1),
+    ],
+)
+def test_an_address_is_host_and_port(address: str, host: str, port: int) -> None:
+    assert split_address(address) == (host, port)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "localhost",
+        "localhost:",
+        ":50051",
+        "::1:50051",
+        "localhost:65536",
+        "localhost:100000",
+        "localhost:-1",
+        "localhost:x",
+        "a b:1",
+        "h:1\n",
+    ],
+)
+def test_another_form_of_address_is_refused(address: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        split_address(address)
+    assert str(caught.value) == f"listen: expected HOST:PORT, came {address!r}"
+
+
+def test_the_learner_is_not_begun_with_an_address_that_it_cannot_read() -> None:
+    assert refusal(listen="50051") == "listen: expected HOST:PORT, came '50051'"
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:0", "localhost:50051", "[::1]:0"])
+def test_loopback_needs_no_protection(listen: str) -> None:
+    assert make_config(listen=listen).listen == listen
+
+
+@pytest.mark.parametrize(
+    "protection", [{}, {"token_file": TOKEN}, {"tls_cert": CERT, "tls_key": KEY}], ids=["nothing", "token alone", "TLS alone"]
+)
+@pytest.mark.parametrize("listen", ["0.0.0.0:50051", "[::]:50051", "192.168.0.1:50051", "learner:50051"])
+def test_an_address_that_others_can_reach_needs_token_and_tls(listen: str, protection: dict[str, Any]) -> None:
+    assert refusal(listen=listen, **protection).startswith(
+        f"listen: {listen} can be reached from other machines; give --token-file"
+    )
+
+
+@pytest.mark.parametrize("protection", [{"insecure": True}, {"token_file": TOKEN, "tls_cert": CERT, "tls_key": KEY}])
+def test_with_token_and_tls_or_on_a_trusted_network_any_address_will_do(protection: dict[str, Any]) -> None:
+    assert make_config(listen="0.0.0.0:50051", **protection).listen == "0.0.0.0:50051"
+
+
+@pytest.mark.parametrize("half", [{"tls_cert": CERT}, {"tls_key": KEY}])
+def test_a_certificate_comes_with_its_key(half: dict[str, Any]) -> None:
+    assert refusal(**half) == "tls_key: expected --tls-cert and --tls-key together, came one of them"
+
+
+# --- What a run is
+
+
+def test_the_agent_is_what_actors_and_evaluation_need() -> None:
+    network = NetworkConfig(hidden_sizes=(8,))
+    config = make_config(env="A", env_kwargs='{"render_mode": "human"}', network=network, unroll_length=7)
+    assert config.agent() == AgentConfig(
+        environment_id="A", environment_kwargs={"render_mode": "human"}, network=network, unroll_length=7
+    )
+
+
+def test_the_identity_is_json() -> None:
+    identity = make_config().identity()
+    assert json.loads(json.dumps(identity)).keys() == identity.keys()
+
+
+# Every field but these three, which are checked by their parts.
+OTHER_VALUES: dict[str, Any] = {
+    "env": "Acrobot-v1",
+    "env_kwargs": '{"a": 1}',
+    "preset": "cartpole",
+    "total_steps": 5,
+    "stop_at_return": 1.0,
+    "seed": 1,
+    "actors": 1,
+    "envs": 1,
+    "listen": "localhost:1",
+    "token_file": TOKEN,
+    "insecure": True,
+    "run_dir": Path("elsewhere"),
+    "device": "cuda",
+    "threads": 2,
+    "unroll_length": 1,
+    "batch_size": 1,
+    "queue_batches": 2,
+    "max_in_flight": 1,
+    "max_policy_lag": 1,
+    "max_envs": 32,
+    "checkpoint_seconds": 1.0,
+    "keep_checkpoints": 1,
+    "log_seconds": 1.0,
+    "network": NetworkConfig(hidden_sizes=(8,)),
+    "loss": LossConfig(discount=0.5),
+    "optimiser": OptimiserConfig(learning_rate=0.5),
+}
+DECIDE_WHAT_IS_LEARNT = {"env", "env_kwargs", "total_steps", "seed", "unroll_length", "batch_size", "network", "loss", "optimiser"}
+
+
+def test_every_field_has_another_value_here() -> None:
+    names = {field.name for field in dataclasses.fields(LearnerConfig)}
+    assert names == OTHER_VALUES.keys() | {"tls_cert", "tls_key"}
+    assert all(getattr(make_config(), name) != value for name, value in OTHER_VALUES.items())
+
+
+@pytest.mark.parametrize("name", sorted(DECIDE_WHAT_IS_LEARNT))
+def test_the_identity_tells_apart_what_learns_differently(name: str) -> None:
+    assert make_config(**{name: OTHER_VALUES[name]}).identity() != make_config().identity()
+
+
+@pytest.mark.parametrize("name", sorted(OTHER_VALUES.keys() - DECIDE_WHAT_IS_LEARNT))
+def test_the_identity_ignores_where_and_how_long_a_run_runs(name: str) -> None:
+    assert make_config(**{name: OTHER_VALUES[name]}).identity() == make_config().identity()
+
+
+# --- Presets
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_every_preset_is_a_configuration_that_can_work(name: str) -> None:
+    config = LearnerConfig(preset=name, **preset(name))
+    assert (config.preset, config.env != "") == (name, True)
+
+
+def test_a_preset_that_does_not_exist_is_refused_with_those_that_do() -> None:
+    with pytest.raises(ConfigError) as caught:
+        preset("pong")
+    assert str(caught.value) == f"preset: expected one of {', '.join(sorted(PRESETS))}, came 'pong'"
+
+
+def test_the_help_names_every_preset() -> None:
+    source = (Path(__file__).resolve().parent.parent / "learner_server" / "config.py").read_text()
+    named = source.partition("flags given besides override them. One of: ")[2].partition(".")[0]
+    assert set(named.split(", ")) == set(PRESETS)
+
+
+# --- The command line
+
+
+def test_the_fewest_flags_give_the_defaults() -> None:
+    assert parse(["--env", "CartPole-v1"]) == make_config()
+
+
+@pytest.mark.parametrize("arguments", [["--preset", "cartpole"], ["--preset=cartpole"], ["--seed", "0", "--preset", "cartpole"]])
+def test_a_preset_is_taken_from_wherever_it_stands(arguments: list[str]) -> None:
+    assert parse(arguments) == LearnerConfig(preset="cartpole", **preset("cartpole"))
+
+
+def test_flags_override_the_preset_and_leave_the_rest_of_it() -> None:
+    config = parse(["--total-steps", "5", "--preset", "cartpole", "--learning-rate", "0.5", "--env", "Acrobot-v1"])
+    assert (config.total_steps, config.optimiser.learning_rate, config.env) == (5, 0.5, "Acrobot-v1")
+    assert config.stop_at_return == PRESETS["cartpole"]["stop_at_return"]
+    assert config.optimiser.optimiser == PRESETS["cartpole"]["optimiser"].optimiser
+
+
+def test_every_kind_of_flag_is_read() -> None:
+    words = [
+        "--env",
+        "A",
+        "--env-kwargs",
+        '{"a": 1}',
+        "--run-dir",
+        "runs/a",
+        "--stop-at-return",
+        "1.5",
+        "--actors",
+        "3",
+        "--insecure",
+    ]
+    nested = ["--hidden-sizes", "8", "16", "--no-anneal", "--lambda_", "0.5", "--reward-clip", "unit"]
+    config = parse([*words, *nested])
+    assert (config.agent().environment_kwargs, config.run_dir, config.stop_at_return) == ({"a": 1}, Path("runs/a"), 1.5)
+    assert (config.network.hidden_sizes, config.insecure, config.actors) == ((8, 16), True, 3)
+    assert (config.optimiser.anneal, config.loss.lambda_, config.loss.reward_clip) == (False, 0.5, "unit")
+
+
+def test_an_unknown_preset_on_the_command_line_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^preset: expected one of .*, came 'pong'$"):
+        parse(["--preset", "pong"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--env", "A", "--envz", "3"], "--envz"),
+        (["--env", "A", "--batch-size", "many"], "--batch-size"),
+        (["--env", "A", "--device", "tpu"], "--device"),
+        (["--env", "A", "--preset"], "--preset"),
+        ([], "--env"),
+        (["--seed", "1"], "--env"),
+    ],
+)
+def test_flags_that_do_not_exist_cannot_be_read_or_are_missing_exit_with_code_2(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(arguments)
+    assert caught.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [["--batch-size", "0"], ["--discount", "1.5"], ["--hidden-sizes", "0"], ["--learning-rate", "0"]])
+def test_flags_that_cannot_work_are_refused_by_name(flags: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(["--preset", "cartpole", *flags])
+    assert str(caught.value).startswith(flags[0].removeprefix("--").replace("-", "_") + ": expected ")
+
+
+def documented_fields(role: type) -> dict[str, str]:
+    """Returns what stands under each field of a configuration."""
+    (definition,) = ast.parse(inspect.getsource(role)).body
+    assert isinstance(definition, ast.ClassDef)
+    return {
+        ast.unparse(field.target): " ".join(below.value.value.split())
+        for field, below in pairwise(definition.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+    }
+
+
+def test_every_flag_is_documented() -> None:
+    for role, nested in ((LearnerConfig, {"network", "loss", "optimiser"}), *((role, set()) for role in ROLES)):
+        assert documented_fields(role).keys() == {field.name for field in dataclasses.fields(role)} - nested
+
+
+def test_help_exits_with_code_0_and_says_what_stands_under_every_field(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit) as caught:
+        parse(["--help"])
+    assert caught.value.code == 0
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for role in (LearnerConfig, *ROLES):
+        for name, said in documented_fields(role).items():
+            flag = "--" + name.rstrip("_").replace("_", "-")
+            assert f" {flag}" in text
+            assert said in text, name
