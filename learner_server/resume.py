@@ -18,6 +18,18 @@ from run_directory.layout import RunDirectory
 # beyond the last line is one that no earlier process used.
 VERSIONS_BETWEEN_LINES = 1000
 
+_NOTHING: Mapping[str, Any] = {
+    "env_steps": 0,
+    "learner_updates": 0,
+    "skipped_updates": 0,
+    "steps_received": 0,
+    "dropped_by_rule": {},
+    "steps_lost": 0,
+    "episodes": 0,
+    "recent_returns": (),
+    "seconds": 0.0,
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class StartingPoint:
@@ -50,14 +62,16 @@ def find_starting_point(directory: RunDirectory) -> StartingPoint:
         CheckpointError: it has checkpoints, and not one is whole.
     """
     checkpoint = load_newest_checkpoint(directory.checkpoints)
-    if checkpoint is None:
+    shown = read_last_metrics(directory.metrics) or {}
+    if checkpoint is None and not shown:
         return StartingPoint()
-    kept, shown = checkpoint.state, read_last_metrics(directory.metrics) or {}
+    # Metrics without a checkpoint: not one could be written. The weights begin anew, versions and counters do not.
+    version, kept = (checkpoint.version, checkpoint.state) if checkpoint else (0, {**_NOTHING, "run_id": uuid.uuid4().hex[:12]})
     newest = shown if shown.get("env_steps", -1) >= kept["env_steps"] else kept
     return StartingPoint(
         checkpoint=checkpoint,
         run_id=kept["run_id"],
-        version=_next_version(checkpoint.version, shown),
+        version=_next_version(version, shown),
         learner_updates=newest["learner_updates"],
         skipped_updates=newest["skipped_updates"],
         steps_received=newest["steps_received"],

@@ -234,6 +234,8 @@ def _state_spec(network: Network) -> dict[str, EntrySpec]:
 
 def _describe(console: Console, config: LearnerConfig, directory: RunDirectory, start: StartingPoint) -> None:
     console.print(f"run directory: {directory.path}", highlight=False, soft_wrap=True)
+    if start.checkpoint is None and start.steps_trained:
+        console.print(f"no checkpoint was ever written: new weights, at {start.steps_trained:,} steps", highlight=False)
     if start.checkpoint is not None:
         lost = start.steps_lost - start.checkpoint.state["steps_lost"]
         note = f"; the weights of {lost:,} steps since are lost" if lost else ""

@@ -79,13 +79,15 @@ class Training:
         self._interval = IntervalStatistics()
         self._rate = Rate()
         self._logged_version = learner.version
-        self._next_log = time.monotonic()
+        self._next_log = time.monotonic() + config.log_seconds
         self._next_checkpoint = time.monotonic() + config.checkpoint_seconds
 
     def run(self, stop: threading.Event) -> End:
         """Trains until solved, out of steps, or told to stop; returns which."""
-        # At once, so that a learner that is killed in its first minute finds its run again.
+        # At once, so that a learner that is killed in its first minute finds its run again, and so that the last line is no
+        # longer that of an orderly end when new versions are published.
         self._save()
+        self._log()
         while True:
             end = self._end(stop)
             if end is not None:

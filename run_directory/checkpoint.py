@@ -78,7 +78,9 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint, *, keep: int) -> Pa
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     sync_directory(directory)
-    for old in _newest_first(directory)[keep:]:
+    # The one just written is kept whatever it is called: a broken one may have a higher number.
+    others = [path for path in _newest_first(directory) if path != final]
+    for old in others[keep - 1 :]:
         shutil.rmtree(old, ignore_errors=True)
     return final
 

@@ -15,8 +15,7 @@ class RunDirectory:
     """The paths of a run.
 
     config.json      the learner's configuration, and the agent's as actors and evaluation need it
-    metrics.jsonl    one JSON object a log interval, and one when the run ends
-    progress.json    the newest counters, so that none goes back after a crash
+    metrics.jsonl    one JSON object a log interval, and one when the run ends; also the journal of its counters
     checkpoints/     see `run_directory.checkpoint`
     tensorboard/     event files
     logs/            what local actors print
@@ -27,7 +26,6 @@ class RunDirectory:
         self.path = path
         self.config = path / "config.json"
         self.metrics = path / "metrics.jsonl"
-        self.progress = path / "progress.json"
         self.checkpoints = path / "checkpoints"
         self.tensorboard = path / "tensorboard"
         self.logs = path / "logs"
@@ -52,9 +50,12 @@ class RunDirectory:
             raise ConfigError(f"run_dir: cannot write to {self.path}: {error.strerror}") from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             lock.close()
             raise ConfigError(f"run_dir: {self.path} is in use by another learner; give this one its own") from error
+        except OSError as error:
+            lock.close()
+            raise ConfigError(f"run_dir: cannot lock {lock.name}: {error.strerror}") from error
         try:
             self._check_or_write(config)
         except ConfigError:

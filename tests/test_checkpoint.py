@@ -347,3 +347,9 @@ def _kill_me_before(change: int) -> None:
 
 if __name__ == "__main__":
     {function.__name__: function for function in (kill_at_random_moments, kill_before_each_change)}[sys.argv[1]](Path(sys.argv[2]))
+
+
+def test_the_checkpoint_just_written_is_kept_even_beside_a_broken_one_of_a_higher_number(tmp_path: Path) -> None:
+    (tmp_path / "version-000000000999").mkdir()
+    written = save_checkpoint(tmp_path, make_checkpoint(5), keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == [written.name]

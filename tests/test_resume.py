@@ -200,3 +200,14 @@ def test_a_run_whose_checkpoints_are_all_broken_is_not_begun_anew(run: RunDirect
     (run.checkpoints / "version-000000000011" / "state.json").unlink()
     with pytest.raises(CheckpointError):
         find_starting_point(run)
+
+
+def test_a_run_whose_checkpoints_all_failed_begins_anew_without_going_back(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    line = {"parameter_version": 40, "env_steps": 900, "learner_updates": 39, "skipped_updates": 1, "steps_received": 1000}
+    directory.metrics.write_text(json.dumps({**line, "dropped_by_rule": {"stale": 60}, "episodes": 7, "seconds": 3.0}) + "\n")
+    start = find_starting_point(directory)
+    assert start.checkpoint is None
+    assert start.version > 40 + VERSIONS_BETWEEN_LINES - 1
+    assert (start.steps_trained, start.steps_lost, start.learner_updates, start.episodes) == (900, 900, 39, 7)
+    assert start.steps_received == start.steps_trained + sum(start.steps_dropped.values())
