@@ -32,8 +32,8 @@ class EvaluateConfig:
     """The run's directory."""
     episodes: int = 100
     """Episodes to play."""
-    greedy: bool = False
-    """Take the most probable action; the default draws from the policy, as in training and in the paper."""
+    greedy: bool = True
+    """Take the most probable action; otherwise draw from the policy, as in training."""
     seed: int = 1_000_000
     """Of environments and sampling; the default is far from those that a run trains on."""
     json: bool = False

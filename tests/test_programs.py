@@ -21,7 +21,7 @@ from run_directory.layout import RunDirectory
 pytestmark = pytest.mark.system
 
 # Long enough never to decide a test on a busy machine; nothing here waits for time to pass.
-PATIENCE_SECONDS = 90.0
+PATIENCE_SECONDS = 60.0
 ENDLESS = ["--total-steps", "1000000000"]
 
 
@@ -31,6 +31,8 @@ class Programs:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.started: list[subprocess.Popen[bytes]] = []
+        # Children of theirs that a failing test would leave behind.
+        self.strays: set[int] = set()
 
     def learner(self, run_dir: Path, *flags: str, preset: str = "cartpole") -> subprocess.Popen[bytes]:
         return self.start("learner_server", "--preset", preset, "--run-dir", str(run_dir), "--checkpoint-seconds", "0.3", *flags)
@@ -72,6 +74,8 @@ class Programs:
             if process.poll() is None:
                 process.kill()
             process.wait()
+        for pid in filter(is_running, self.strays):
+            os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture
@@ -165,6 +169,7 @@ def test_local_actors_end_with_a_learner_that_is_killed(programs: Programs, tmp_
     programs.wait_until(lambda: last(run_dir)["env_steps"] > 0, learner)
     actors = children(learner.pid)
     assert len(actors) == 2
+    programs.strays.update(actors)
     learner.kill()
     programs.wait_until(lambda: not any(is_running(pid) for pid in actors))
 

@@ -412,7 +412,7 @@ def test_a_retry_joins_the_first_try_that_still_waits_in_line(monkeypatch: pytes
         assert status == grpc.StatusCode.DEADLINE_EXCEEDED
         tried = len(calls)
         retry = service.stub.SubmitTrajectory.future(request(service, 2), timeout=PATIENCE)
-        wait_until(lambda: len(calls) > tried)
+        wait_until(lambda: len(calls) > tried and service.queue.account().received >= 2 * STEPS)
         assert service.queue.account().received == 2 * STEPS
         service.queue.take_batch(3, 0.0)
         assert (retry.result().accepted, retry.result().duplicate) == (True, False)
@@ -523,7 +523,7 @@ def test_64_callers_in_line_starve_nobody_and_cost_no_thread() -> None:
         assert call(service, pb.GetParametersRequest()).version == 1
         assert service.join("newcomer").environments == 3
         assert health(service, "impala.v1.Learner") == health_pb2.HealthCheckResponse.SERVING
-        assert threading.active_count() == threads
+        assert threading.active_count() <= threads
         with service.trainer() as taken:
             assert all(future.result().accepted for future in (first, *waiting))
             wait_until(lambda: len(taken) == 65)
@@ -548,7 +548,7 @@ def test_a_port_in_use_is_an_error_of_one_line(service: Service) -> None:
     with pytest.raises(ConfigError, match=f"^listen: cannot listen on {service.address}: .*$") as error:
         LearnerServer(service.servicer, service.address).start()
     assert "\n" not in str(error.value)
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
 
 
 def loops() -> list[str]:

@@ -301,7 +301,7 @@ def test_a_hundred_callers_in_line_use_no_thread() -> None:
         threads = threading.active_count()
         callers = await line_up(queue, *(narrow(version) for version in range(1, 102)))
         assert sum(not caller.done() for caller in callers) == 100
-        assert threading.active_count() == threads
+        assert threading.active_count() <= threads
         for _ in callers:
             assert queue.take_batch(1, 0.0) is not None
         await asyncio.gather(*callers)
