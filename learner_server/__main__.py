@@ -46,7 +46,9 @@ def main() -> None:
     """Runs a learner and exits: 0 done, 1 failed or fell short, 2 cannot run as asked."""
     console = Console()
     logging.basicConfig(
-        level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console, show_path=False, markup=False)]
+        level=logging.INFO,
+        format="%(message)s",
+        handlers=[RichHandler(console=console, show_path=False, markup=False, log_time_format="%H:%M:%S")],
     )
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     try:

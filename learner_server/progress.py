@@ -62,7 +62,9 @@ class ProgressDisplay:
             "queue", f"{figures['queued_trajectories']} trajectories",
             "actors", str(figures["actors"]),
         )  # fmt: skip
-        bar = ProgressBar(total=self._total_steps, completed=figures["env_steps"])
+        # In a table, for a bar by itself ends without a line break, and the row below would run on from it.
+        bar = Table.grid(expand=True)
+        bar.add_row(ProgressBar(total=self._total_steps, completed=figures["env_steps"]))
         return Group(f"[bold]{self._title}[/bold]  {figures['seconds']:.0f} s", bar, table)
 
     def _line(self, figures: dict[str, Any]) -> str:

@@ -111,6 +111,14 @@ def test_a_terminal_shows_the_newest_figures_in_place() -> None:
     assert "300,000" in text.rpartition("\x1b[1A")[2]
 
 
+def test_every_row_of_a_terminals_display_has_a_line_of_its_own() -> None:
+    lines = shown(FIGURES, terminal=True).splitlines()
+    (steps,) = (line for line in lines if "250,000" in line)
+    (updates,) = (line for line in lines if "390" in line)
+    assert "━" not in steps + updates
+    assert steps != updates
+
+
 def test_what_is_printed_meanwhile_stays_readable_above_the_display() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None, legacy_windows=False)
     display = ProgressDisplay(console, title="", total_steps=1_000_000, stop_at_return=None)
