@@ -1,11 +1,10 @@
 """The actor's configuration: one frozen dataclass that is also its `--help`."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from impala.addresses import LOOPBACK_HOSTS, split_address
 from impala.errors import ConfigError
-from impala.tokens import LOOPBACK_HOSTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +27,10 @@ class ActorConfig:
     """End when standard input closes; a learner starts its local actors so, that they end with it."""
 
     def __post_init__(self) -> None:
-        match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\s]+):([0-9]{1,5})", self.learner)
-        if not match or not 0 < int(match[2]) <= 65_535:
-            raise ConfigError(f"learner: expected HOST:PORT, came {self.learner!r}")
-        if self.token_file is not None and self.tls_ca is None and match[1] not in LOOPBACK_HOSTS:
+        host, port = split_address(self.learner, field="learner")
+        if port == 0:
+            raise ConfigError(f"learner: expected a port of at least 1, came {self.learner!r}")
+        if self.token_file is not None and self.tls_ca is None and host not in LOOPBACK_HOSTS:
             raise ConfigError(f"token_file: would be sent in clear to {self.learner}; give --tls-ca too")
         if self.envs < 0:
             raise ConfigError(f"envs: expected 0 or more, came {self.envs}")

@@ -4,9 +4,6 @@ from pathlib import Path
 
 from impala.errors import ConfigError
 
-# Where a token travels within one machine alone.
-LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
-
 _LEAST_CHARACTERS = 16
 
 

@@ -1,14 +1,13 @@
 """The learner's configuration: one frozen dataclass that is also its `--help`."""
 
 import json
-import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from impala.addresses import LOOPBACK_HOSTS, split_address
 from impala.config import AgentConfig, LossConfig, NetworkConfig, OptimiserConfig
 from impala.errors import ConfigError
-from impala.tokens import LOOPBACK_HOSTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +87,11 @@ class LearnerConfig:
             raise ConfigError(f"log_seconds: expected more than 0 and at most 1, came {self.log_seconds}")
         if not self.checkpoint_seconds > 0.0:
             raise ConfigError(f"checkpoint_seconds: expected more than 0, came {self.checkpoint_seconds}")
-        host, _ = split_address(self.listen)
+        host, _ = split_address(self.listen, field="listen")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ConfigError("tls_key: expected --tls-cert and --tls-key together, came one of them")
+        if host not in LOOPBACK_HOSTS and self.token_file is not None and self.tls_cert is None:
+            raise ConfigError("token_file: expected --tls-cert and --tls-key with it, for no actor sends a token in clear")
         if host not in LOOPBACK_HOSTS and not self.insecure and (self.token_file is None or self.tls_cert is None):
             raise ConfigError(
                 f"listen: {self.listen} can be reached from other machines; give --token-file, --tls-cert and --tls-key, "
@@ -102,6 +103,10 @@ class LearnerConfig:
         return AgentConfig(
             environment_id=self.env, environment_kwargs=self._env_kwargs(), network=self.network, unroll_length=self.unroll_length
         )
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the whole configuration as JSON values, for the record."""
+        return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
 
     def _env_kwargs(self) -> dict[str, Any]:
         try:
@@ -115,7 +120,8 @@ class LearnerConfig:
     def identity(self) -> dict[str, Any]:
         """Returns, as JSON values, what decides what a run learns: a run directory belongs to one such configuration.
 
-        Where it runs, how much it logs and when it stops may change from one start to the next.
+        Where it runs, how much it logs and at which return it stops may change from one start to the next. total_steps may
+        not: the learning rate is annealed over them.
         """
         return {
             "agent": self.agent().to_json(),
@@ -125,18 +131,6 @@ class LearnerConfig:
             "loss": asdict(self.loss),
             "optimiser": asdict(self.optimiser),
         }
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Returns host and port of HOST:PORT.
-
-    Raises:
-        ConfigError: it has another form.
-    """
-    match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\s]+):([0-9]{1,5})", address)
-    if not match or int(match[2]) > 65_535:
-        raise ConfigError(f"listen: expected HOST:PORT, came {address!r}")
-    return match[1], int(match[2])
 
 
 def _at_least(config: LearnerConfig, least: int, *names: str) -> None:

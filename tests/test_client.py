@@ -366,7 +366,7 @@ def test_a_learner_that_came_back_with_something_else_to_run_ends_the_assignment
         "another spec": {"agent": replace(AGENT, network=NetworkConfig(hidden_sizes=(8,)))},
         "another run": {"run_id": "run-2"},
     }
-    with client_of_a_learner_that_is_gone() as (client, port), running_service(port=port, **anew[change]) as second:
+    with client_of_a_learner_that_is_gone() as (client, port), running_service(port=port, capacity=10**9, **anew[change]) as second:
         wait_until(lambda: not submit(client))
         assert client.reassigned
         assert not client.run_over
