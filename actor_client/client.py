@@ -140,8 +140,8 @@ class LearnerClient:
         threads.update({f"submit-{index}": self._submit_forever for index in range(assignment.max_in_flight)})
         for name, work in threads.items():
             thread = threading.Thread(target=self._guarded, args=(work,), name=name, daemon=True)
-            self._threads.append(thread)
             thread.start()
+            self._threads.append(thread)
 
     @property
     def run_over(self) -> bool:
@@ -200,7 +200,7 @@ class LearnerClient:
         for _ in self._threads:
             self._requests.put(None)
         self._wake()
-        for thread in self._threads:
+        for thread in list(self._threads):
             thread.join()
 
     # --- the threads
@@ -231,9 +231,10 @@ class LearnerClient:
             if self._must_stop():
                 return
             request = pb.GetParametersRequest(actor_id=self._actor_id, known_version=known)
-            response = self._call(
-                "GetParameters", partial(self._stub.GetParameters.future, request, timeout=_FETCH_SECONDS, metadata=self._metadata)
-            )
+            attempt = partial(self._stub.GetParameters.future, request, timeout=_FETCH_SECONDS, metadata=self._metadata)
+            response = self._call("GetParameters", attempt, rejoin=True)
+            if response is None:
+                return
             if response.not_modified:
                 continue
             known = response.version
@@ -277,6 +278,8 @@ class LearnerClient:
             try:
                 return self._attempt(attempt)
             except grpc.RpcError as error:
+                if self._closed.is_set():
+                    raise Closed from error
                 status = error.code()
                 if rejoin and status == grpc.StatusCode.FAILED_PRECONDITION:
                     log.info("joining again: %s", error.details())
@@ -302,8 +305,6 @@ class LearnerClient:
             raise
 
     def _refuse(self, name: str, error: grpc.RpcError) -> NoReturn:
-        if self._closed.is_set():
-            raise Closed from error
         raise Refused(f"{name} refused by {self._address}: {error.code().name}: {error.details()}") from error
 
     def _rejoin(self) -> bool:

@@ -1,6 +1,7 @@
 """An actor process from start to end: joins, acts and sends until the run is over."""
 
 import logging
+import threading
 import time
 from pathlib import Path
 
@@ -27,11 +28,11 @@ class ActorProcess:
         self._incarnation = incarnation
         self._host = host
         self._client: LearnerClient | None = None
-        self._stopped = False
+        self._stopped = threading.Event()
 
     def stop(self) -> None:
         """Ends `run` soon, from any thread."""
-        self._stopped = True
+        self._stopped.set()
         if self._client is not None:
             self._client.close()
 
@@ -45,7 +46,7 @@ class ActorProcess:
         torch.set_num_threads(self._config.threads)
         token = read_token(self._config.token_file) if self._config.token_file else None
         certificates = _read_certificates(self._config.tls_ca) if self._config.tls_ca else None
-        while not self._stopped:
+        while not self._stopped.is_set():
             client = LearnerClient(
                 self._config.learner,
                 actor_id=self._actor_id,
@@ -56,6 +57,10 @@ class ActorProcess:
             )
             self._client = client
             try:
+                if (
+                    self._stopped.is_set()
+                ):  # between the loop's question and the line above, by a thread that saw no client to close
+                    return
                 if self._take_part(client):
                     return
             except Closed:

@@ -40,7 +40,9 @@ def measure(preset: str, actors: int, seconds: float, directory: Path, extra: li
         "exit_code": process.returncode,
         "steps_per_second": round((last["env_steps"] - first["env_steps"]) / (last["seconds"] - first["seconds"])),
         "learner_wait_fraction": round(statistics.fmean(line["learner_wait_fraction"] for line in steady), 3),
-        "policy_lag_mean": round(statistics.fmean(line["policy_lag_mean"] for line in steady), 1),
+        "policy_lag_mean": round(
+            statistics.fmean(line["policy_lag_mean"] for line in steady if line["policy_lag_mean"] is not None), 1
+        ),
         "received": lines[-1]["steps_received"],
         "trained": lines[-1]["steps_trained"],
         "dropped": lines[-1]["steps_dropped"],

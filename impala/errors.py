@@ -5,9 +5,9 @@
     │   └── UnsupportedSpace   an environment whose observation or action space is not supported
     ├── InvalidMessage         a message from the wire is malformed: a tensor, a count, a value
     ├── Mismatch               a well-formed message that belongs to another run, protocol or process
-    ├── Unavailable            a peer that cannot serve now and may later: retry
     ├── Refused                a peer that refuses for good: retrying cannot help
-    └── CheckpointError        a checkpoint that is torn, corrupt or of another network
+    ├── CheckpointError        a checkpoint that is torn, corrupt, of another network, or cannot be written
+    └── Diverged               training goes on without learning: one update after the other is not finite
 
 Messages name the field, what was expected and what came.
 """
@@ -49,13 +49,13 @@ class Mismatch(ImpalaError):
         self.field = field
 
 
-class Unavailable(ImpalaError):
-    """A peer that cannot serve now and may later."""
-
-
 class Refused(ImpalaError):
     """A peer that refuses for good; retrying cannot help."""
 
 
 class CheckpointError(ImpalaError):
-    """A checkpoint that is torn, corrupt or of another network."""
+    """A checkpoint that is torn, corrupt, of another network, or cannot be written."""
+
+
+class Diverged(ImpalaError):
+    """Training goes on without learning: one update after the other is not finite."""

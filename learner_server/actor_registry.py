@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,6 +12,9 @@ from impala.errors import InvalidMessage, Mismatch
 # Sequences kept one by one for each actor. An actor has a few submissions open, so a gap that this many later ones have passed
 # is one that will never be sent: those that an earlier learner process answered after its last checkpoint.
 _MAX_ABOVE = 1024
+
+
+_FORGET_SECONDS = 86_400.0
 
 
 class SequenceLedger:
@@ -56,6 +60,8 @@ class Actor:
     env_steps: int = 0
     parameter_version: int = 0
     last_seen: float = 0.0
+    waiting: int = 0
+    farewelled: bool = False
     ledger: SequenceLedger = field(default_factory=SequenceLedger)
 
 
@@ -98,15 +104,34 @@ class ActorRegistry:
             InvalidMessage: as `join`.
             Mismatch: it did not join, or another incarnation of it did since.
         """
-        _check_actor_id(actor_id)
         with self._lock:
-            actor = self._actors.get(actor_id)
-            if actor is None or not actor.joins:
-                raise Mismatch("actor_id", "an actor that has joined this learner", repr(actor_id[:140]))
+            actor = self._seen(actor_id)
             if incarnation != actor.incarnation:
                 raise _superseded(actor_id, incarnation, actor.incarnation)
-            actor.last_seen = time.monotonic()
             return actor
+
+    def greet(self, actor_id: str) -> None:
+        """Notes that an actor was seen.
+
+        Raises:
+            InvalidMessage: as `join`.
+            Mismatch: it did not join this learner process.
+        """
+        with self._lock:
+            self._seen(actor_id)
+
+    def _seen(self, actor_id: str) -> Actor:
+        _check_actor_id(actor_id)
+        actor = self._actors.get(actor_id)
+        if actor is None or not actor.joins:
+            raise Mismatch("actor_id", "an actor that has joined this learner", repr(actor_id[:140]))
+        actor.last_seen = time.monotonic()
+        return actor
+
+    def say_farewell(self, actor: Actor) -> None:
+        """Notes that an actor was told that the run is over."""
+        with self._lock:
+            actor.farewelled = True
 
     def record(
         self, actor: Actor, incarnation: int, sequence: int, *, accepted: bool, env_steps: int, parameter_version: int
@@ -119,11 +144,25 @@ class ActorRegistry:
                 actor.env_steps += env_steps
                 actor.parameter_version = parameter_version
 
-    def seen_within(self, seconds: float) -> int:
-        """Returns how many actors called within the last `seconds`."""
+    @contextmanager
+    def waiting(self, actor: Actor) -> Iterator[None]:
+        """While open, one of the actor's unrolls waits for a place in the queue, which is no silence of the actor's."""
+        with self._lock:
+            actor.waiting += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                actor.waiting -= 1
+                actor.last_seen = time.monotonic()
+
+    def seen_within(self, seconds: float) -> list[Actor]:
+        """Returns copies of the actors that called within the last `seconds`, or wait for an answer."""
         since = time.monotonic() - seconds
         with self._lock:
-            return sum(actor.last_seen >= since and actor.joins > 0 for actor in self._actors.values())
+            return [
+                replace(actor) for actor in self._actors.values() if actor.joins and (actor.last_seen >= since or actor.waiting)
+            ]
 
     def snapshot(self) -> list[Actor]:
         """Returns copies of all actors, in the order in which they first joined, their ledgers shared."""
@@ -131,8 +170,14 @@ class ActorRegistry:
             return [replace(actor) for actor in self._actors.values()]
 
     def to_json(self) -> dict[str, Any]:
-        """Returns what a restarted learner must know: incarnations, ledgers, and the next index, hence seeds."""
+        """Returns what a restarted learner must know: incarnations, ledgers, and the next index, hence seeds.
+
+        Actors that have been silent for a day are forgotten first: those that come and go under names of their own would fill
+        memory and checkpoints without end.
+        """
+        since = time.monotonic() - _FORGET_SECONDS
         with self._lock:
+            self._actors = {name: actor for name, actor in self._actors.items() if actor.last_seen >= since or actor.waiting}
             actors = {
                 actor.actor_id: {
                     "index": actor.index,
@@ -159,6 +204,7 @@ class ActorRegistry:
                     kept["incarnation"],
                     env_steps=kept["env_steps"],
                     parameter_version=kept.get("parameter_version", 0),
+                    last_seen=time.monotonic(),
                     ledger=ledger,
                 )
 

@@ -22,13 +22,15 @@ class EpisodeLog:
         self._count = count
         self._recent: deque[float] = deque(recent_returns, maxlen=WINDOW)
         self._seconds_before = seconds
+        # Not before this process: an unroll that waited for a learner to come back is older than that.
+        self._created = time.monotonic()
         self._started: float | None = None
 
     def add(self, episodes: Sequence[Episode], age_seconds: float) -> None:
         """Counts finished episodes; the first call starts the clock, as many seconds ago as the unroll is old."""
         with self._lock:
             if self._started is None:
-                self._started = time.monotonic() - age_seconds
+                self._started = max(self._created, time.monotonic() - age_seconds)
             self._count += len(episodes)
             self._recent.extend(episode.episode_return for episode in episodes)
 

@@ -65,7 +65,7 @@ class Learner:
         self._loss_config = loss
         self._optimiser_config = optimiser
         self._total_steps = total_steps
-        self._device = device
+        self.device = device
         self._weights = list(network.parameters())
         self._optimiser = build_optimiser(optimiser, self._weights)
 
@@ -77,7 +77,7 @@ class Learner:
             env_steps: agent steps trained on before this batch, for the schedule.
         """
         lags = self.version - batch.parameter_version
-        unroll = batch.map(lambda array: torch.from_numpy(array).to(self._device))
+        unroll = batch.map(lambda array: torch.from_numpy(array).to(self.device))
         learning_rate = annealed_learning_rate(self._optimiser_config, env_steps, self._total_steps)
         for group in self._optimiser.param_groups:
             group["lr"] = learning_rate

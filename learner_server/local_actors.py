@@ -46,11 +46,6 @@ class LocalActors:
             logs.mkdir(exist_ok=True)
         self._actors = [_Local(self._start(index), time.monotonic()) for index in range(count)]
 
-    @property
-    def pids(self) -> list[int]:
-        """Process ids, by index."""
-        return [actor.process.pid for actor in self._actors]
-
     def look_after(self) -> None:
         """Starts again what has died.
 
@@ -59,7 +54,7 @@ class LocalActors:
         """
         for index, actor in enumerate(self._actors):
             code = actor.process.poll()
-            if code is None or code == 0:
+            if code is None:
                 continue
             lived = time.monotonic() - actor.started
             actor.short_lives = actor.short_lives + 1 if lived < _SHORT_LIFE_SECONDS else 0

@@ -3,12 +3,15 @@
 import logging
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 import torch
 from rich.console import Console
 
+from impala.addresses import split_address
 from impala.environments import environment_spec
 from impala.errors import ConfigError
 from impala.networks import Network, build_network
@@ -16,11 +19,11 @@ from impala.specs import EntrySpec, EnvironmentSpec, UnrollSpec
 from impala.tokens import read_token
 from impala.wire import Assignment, spec_digest
 from learner_server.actor_registry import Actor, ActorRegistry
-from learner_server.config import LearnerConfig, split_address
+from learner_server.config import LearnerConfig
 from learner_server.curve import draw_curve
 from learner_server.episodes import EpisodeLog
 from learner_server.learner import Learner
-from learner_server.local_actors import LocalActors
+from learner_server.local_actors import LocalActorFailed, LocalActors
 from learner_server.metrics import MetricsWriter
 from learner_server.parameter_store import ParameterStore
 from learner_server.progress import ProgressDisplay
@@ -28,7 +31,7 @@ from learner_server.resume import StartingPoint, find_starting_point
 from learner_server.security import server_credentials
 from learner_server.server import LearnerServer
 from learner_server.servicer import LearnerServicer
-from learner_server.training import End, Training
+from learner_server.training import ACTOR_SILENCE_SECONDS, End, Training
 from learner_server.unroll_queue import UnrollQueue
 from run_directory.layout import RunDirectory
 
@@ -37,9 +40,11 @@ log = logging.getLogger(__name__)
 # Callers that may wait for a place in the queue; beyond that the learner answers UNAVAILABLE and they back off.
 _MAX_LINE = 4096
 
-# A run that is over goes on answering for this long, so that its actors hear of it.
-_FAREWELL_SECONDS = 1.0
+# A run that is over goes on answering for at most this long, so that its actors hear of it.
+_FAREWELL_SECONDS = 10.0
 _STOP_GRACE_SECONDS = 2.0
+
+_HEADLINES = {End.SOLVED: "[bold green]solved[/]", End.STOPPED: "stopped", End.TOTAL_STEPS: "out of steps"}
 
 
 def run_learner(config: LearnerConfig, console: Console, stop: threading.Event) -> int:
@@ -56,12 +61,30 @@ def run_learner(config: LearnerConfig, console: Console, stop: threading.Event) 
     torch.set_num_threads(config.threads)
     device, agent = _device(config), config.agent()
     spec = environment_spec(agent.environment_id, agent.environment_kwargs)
+    access = _Access.of(config)
     directory = RunDirectory(config.run_dir or default_run_dir(config))
-    with directory.claim(config.identity()):
+    with directory.claim(config.identity(), config.to_json()):
         start = find_starting_point(directory)
         learner = _build_learner(config, spec, device, start)
         _describe(console, config, directory, start)
-        return _Service(config=config, console=console, directory=directory, start=start, spec=spec, learner=learner).run(stop)
+        return _Service(
+            config=config, console=console, directory=directory, start=start, spec=spec, learner=learner, access=access
+        ).run(stop)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Access:
+    """Who may call, and over what; read before anything is written, so that a wrong path leaves nothing behind."""
+
+    token: str | None
+    credentials: grpc.ServerCredentials | None
+
+    @classmethod
+    def of(cls, config: LearnerConfig) -> "_Access":
+        return cls(
+            token=read_token(config.token_file) if config.token_file else None,
+            credentials=server_credentials(config.tls_cert, config.tls_key) if config.tls_cert and config.tls_key else None,
+        )
 
 
 class _Service:
@@ -76,6 +99,7 @@ class _Service:
         start: StartingPoint,
         spec: EnvironmentSpec,
         learner: Learner,
+        access: _Access,
     ) -> None:
         self._config, self._console, self._directory, self._start, self._learner = config, console, directory, start, learner
         self._spec = UnrollSpec(
@@ -84,7 +108,7 @@ class _Service:
             environment=spec,
             state=_state_spec(learner.network),
         )
-        self._digest = spec_digest(config.agent(), self._spec)
+        self._digest = spec_digest(config.agent(), self._spec, run_id=start.run_id)
         self._queue = UnrollQueue(
             capacity=config.queue_batches * config.batch_size,
             max_line=_MAX_LINE,
@@ -110,15 +134,15 @@ class _Service:
         self._server = LearnerServer(
             self._servicer,
             config.listen,
-            token=read_token(config.token_file) if config.token_file else None,
-            credentials=server_credentials(config.tls_cert, config.tls_key) if config.tls_cert and config.tls_key else None,
+            token=access.token,
+            credentials=access.credentials,
         )
 
     def run(self, stop: threading.Event) -> int:
         """Serves and trains; returns the exit code."""
         writer = MetricsWriter(self._directory.metrics, self._directory.tensorboard)
         self._store.publish(self._learner.version, self._learner.network.state_dict())
-        address = f"{split_address(self._config.listen)[0]}:{self._server.start()}"
+        address = f"{split_address(self._config.listen, field='listen')[0]}:{self._server.start()}"
         self._console.print(f"learner listens on {address}", highlight=False)
         try:
             local = f"127.0.0.1:{self._server.local_port}"
@@ -161,30 +185,38 @@ class _Service:
             else:
                 self._server.call(self._servicer.end_run)
             figures = training.finish(end)
+        except LocalActorFailed:
+            training.save_or_raise()  # what has been learnt is whole
+            raise
         finally:
             display.close()
-        if end is not End.STOPPED and self._config.actors == 0:
-            time.sleep(_FAREWELL_SECONDS)
+        if end is not End.STOPPED:
+            self._say_farewell()
         return end, figures
 
+    def _say_farewell(self) -> None:
+        """Goes on answering until every actor that called lately has heard that the run is over."""
+        deadline = time.monotonic() + _FAREWELL_SECONDS
+        while time.monotonic() < deadline:
+            if all(actor.farewelled for actor in self._actors.seen_within(ACTOR_SILENCE_SECONDS)):
+                return
+            time.sleep(0.02)
+
     def _conclude(self, end: End, last: dict[str, Any]) -> int:
-        if draw_curve(
-            self._directory.metrics,
-            self._directory.curve,
-            title=f"{self._config.env}, seed {self._config.seed}",
-            target=self._config.stop_at_return,
-        ):
-            self._console.print(f"curve: {self._directory.curve}", highlight=False, soft_wrap=True)
+        """Says how the run ended, draws its curve and returns the exit code."""
         said = "-" if last["mean_return_100"] is None else f"{last['mean_return_100']:.1f}"
         figures = f"mean return of the last 100 episodes {said}, {last['env_steps']:,} steps, {last['seconds']:.1f} s"
-        if end is End.SOLVED:
-            self._console.print(f"[bold green]solved[/]: {figures}", highlight=False)
-        elif end is End.STOPPED:
-            self._console.print(f"stopped: {figures}; start it again with --run-dir {self._directory.path}", highlight=False)
-        else:
-            self._console.print(f"out of steps: {figures}", highlight=False)
-        self._console.print(f"evaluate: impala-evaluate --run-dir {self._directory.path}", highlight=False, soft_wrap=True)
-        fell_short = end is End.TOTAL_STEPS and self._config.stop_at_return is not None
+        path = self._directory.path
+        lines = [f"{_HEADLINES[end]}: {figures}"]
+        if end is End.STOPPED:
+            lines.append(f"to go on: the same command with --run-dir {path}")
+        title, target = f"{self._config.env}, seed {self._config.seed}", self._config.stop_at_return
+        if draw_curve(self._directory.metrics, self._directory.curve, title=title, target=target):
+            lines.append(f"curve: {self._directory.curve}")
+        lines.append(f"evaluate: impala-evaluate --run-dir {path}")
+        for line in lines:
+            self._console.print(line, highlight=False, soft_wrap=True)
+        fell_short = end is End.TOTAL_STEPS and target is not None
         return 1 if fell_short else 0
 
     def _assign(self, actor: Actor, environments: int) -> Assignment:
@@ -220,8 +252,8 @@ def _build_learner(config: LearnerConfig, spec: EnvironmentSpec, device: torch.d
     if start.checkpoint is not None:
         learner.restore(start.checkpoint.parameters, start.checkpoint.optimiser)
         torch.set_rng_state(start.checkpoint.random["cpu"])
-        if "cuda" in start.checkpoint.random and torch.cuda.is_available():
-            torch.cuda.set_rng_state(start.checkpoint.random["cuda"])
+        if "cuda" in start.checkpoint.random and device.type == "cuda":
+            torch.cuda.set_rng_state(start.checkpoint.random["cuda"], device)
     return learner
 
 

@@ -27,7 +27,7 @@ class TokenCheck(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Passes a call on, or answers it with UNAUTHENTICATED before its message is read."""
+        """Passes a call on, or answers it with UNAUTHENTICATED before its message is parsed."""
         if handler_call_details.method.startswith(_OPEN_TO_ALL) or self._holds_token(handler_call_details):
             return await continuation(handler_call_details)
         self._count(["unauthenticated:authorization"])

@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
+from impala.addresses import split_address
 from impala.errors import ConfigError, InvalidMessage
 from impala.wire import MAX_MESSAGE_BYTES
 from learner_server.security import TokenCheck
@@ -25,6 +26,8 @@ from protos import impala_pb2_grpc as pb_grpc
 log = logging.getLogger(__name__)
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["Learner"].full_name
+
+_REACH_127_0_0_1 = frozenset({"127.0.0.1", "localhost", "0.0.0.0", "[::]"})  # noqa: S104 - compared with, not bound to
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -45,7 +48,8 @@ class LearnerServer:
 
     Args:
         token: that every call but health checks must carry; None for none.
-        credentials: for TLS; None serves in clear. With TLS, a second port, `local_port`, serves loopback in clear.
+        credentials: for TLS; None serves in clear. With TLS, or where `address` is not 127.0.0.1's, a second port,
+            `local_port`, serves 127.0.0.1 in clear.
     """
 
     def __init__(
@@ -114,8 +118,8 @@ class LearnerServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((SERVICE_NAME, "grpc.health.v1.Health", reflection.SERVICE_NAME), self._server)
         self.port = self.local_port = self._listen(self._address, self._credentials)
-        if self._credentials is not None:
-            # Plain, for this machine's own actors, which have no need of a certificate.
+        if self._credentials is not None or split_address(self._address, field="listen")[0] not in _REACH_127_0_0_1:
+            # For this machine's own actors, which have no need of a certificate, and always call 127.0.0.1.
             self.local_port = self._listen("127.0.0.1:0", None)
         await self._server.start()
         for service in ("", SERVICE_NAME):
@@ -129,7 +133,8 @@ class LearnerServer:
                 return self._server.add_insecure_port(address)
             return self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
-            raise ConfigError(f"listen: cannot listen on {address}: {error}") from error
+            what = "listen" if credentials is None else "listen, tls_cert or tls_key"
+            raise ConfigError(f"{what}: cannot listen on {address}: {error}") from error
 
     async def _stop(self, grace_seconds: float) -> None:
         assert self._server is not None

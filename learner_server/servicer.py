@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import wraps
@@ -56,7 +57,9 @@ def _answers_errors(
             return await method(self, request, context)
         except tuple(_STATUS_OF_ERROR) as error:
             status = _STATUS_OF_ERROR[type(error)]
-            self.refused[f"{status.name.lower()}:{getattr(error, 'field', type(error).__name__)}"] += 1
+            # Without indices and names, of which a hostile sender has any number.
+            field = re.sub(r"\[.*\]", "", getattr(error, "field", type(error).__name__))
+            self.refused[f"{status.name.lower()}:{field}"] += 1
             await context.abort(status, str(error))
         except grpc.aio.AbortError:
             raise
@@ -73,7 +76,9 @@ class LearnerServicer(pb_grpc.LearnerServicer):
     """Answers actors. Runs on the gRPC event loop alone; what it shares with the training thread is locked where it lives.
 
     Args:
-        run_id, spec_digest, agent_assignment: what `Join` hands out; `assignment_for` fills in the actor's own part.
+        assign: returns what an actor that joined is to run, given the number of environments that it asked for, 0 for none.
+        spec: what its unrolls must look like.
+        spec_digest: what they must carry.
         max_policy_lag: unrolls whose weights are more versions old than this are refused as stale.
         on_unroll: called with each accepted unroll's episodes and age in seconds.
     """
@@ -123,6 +128,7 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         self, request: pb.GetParametersRequest, context: Context
     ) -> pb.GetParametersResponse:
         """See the .proto."""
+        self._actors.greet(request.actor_id)
         if request.known_version > self._store.version:
             raise InvalidMessage("known_version", f"at most {self._store.version}, the newest", f"{request.known_version}")
         if request.known_version == self._store.version:
@@ -148,7 +154,7 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         entering = self._entering.get(key)
         if entering is None:
             if self._run_over:
-                return self._response(reason=pb.REASON_RUN_OVER)
+                return self._run_is_over(actor)
             unroll, episodes = self._decode(request)
             if self._store.version - request.unroll.parameter_version > self._max_policy_lag:
                 return self._drop_stale(actor, request, unroll, episodes)
@@ -160,14 +166,15 @@ class LearnerServicer(pb_grpc.LearnerServicer):
             await asyncio.shield(entering)
         except QueueClosed as error:
             if error.run_over:
-                return self._response(reason=pb.REASON_RUN_OVER)
+                return self._run_is_over(actor)
             raise
         return self._response(accepted=True)
 
     async def _enter(
         self, actor: Actor, request: pb.SubmitTrajectoryRequest, unroll: Unroll[np.ndarray], episodes: list[Episode]
     ) -> None:
-        await self._queue.put(unroll)
+        with self._actors.waiting(actor):
+            await self._queue.put(unroll)
         self._actors.record(
             actor,
             request.incarnation,
@@ -191,6 +198,10 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         self._actors.record(actor, request.incarnation, request.sequence, accepted=False, env_steps=0, parameter_version=0)
         self._on_unroll(episodes, request.age_seconds)
         return self._response(reason=pb.REASON_STALE)
+
+    def _run_is_over(self, actor: Actor) -> pb.SubmitTrajectoryResponse:
+        self._actors.say_farewell(actor)
+        return self._response(reason=pb.REASON_RUN_OVER)
 
     def _decode(self, request: pb.SubmitTrajectoryRequest) -> tuple[Unroll[np.ndarray], list[Episode]]:
         if not request.HasField("unroll"):

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from impala.errors import CheckpointError, Diverged
 from learner_server.actor_registry import ActorRegistry
 from learner_server.config import LearnerConfig
 from learner_server.episodes import EpisodeLog
@@ -23,7 +24,10 @@ from run_directory.layout import RunDirectory
 log = logging.getLogger(__name__)
 
 # An actor that has not called for this long is not counted as taking part.
-_ACTOR_SILENCE_SECONDS = 10.0
+ACTOR_SILENCE_SECONDS = 10.0
+
+# One batch with an infinity in it may happen; this many say that the weights themselves are lost.
+_MOST_SKIPPED_IN_A_ROW = 100
 
 # How long the loop waits for a batch before it looks whether to log, to checkpoint or to end.
 _PATIENCE_SECONDS = 0.1
@@ -78,6 +82,7 @@ class Training:
         self._env_steps = start.steps_trained
         self._interval = IntervalStatistics()
         self._rate = Rate()
+        self._skipped_in_a_row = 0
         self._logged_version = learner.version
         self._next_log = time.monotonic() + config.log_seconds
         self._next_checkpoint = time.monotonic() + config.checkpoint_seconds
@@ -105,9 +110,14 @@ class Training:
             self._train(batch)
 
     def finish(self, end: End) -> dict[str, Any]:
-        """Writes the last checkpoint and the last line of metrics, and returns the latter's figures."""
-        self._save()
-        return self._log(ended=end.value)
+        """Writes the last line of metrics and the last checkpoint, and returns the former's figures.
+
+        Raises:
+            CheckpointError: the checkpoint cannot be written.
+        """
+        figures = self._log(ended=end.value)
+        self.save_or_raise()
+        return figures
 
     def _end(self, stop: threading.Event) -> End | None:
         if stop.is_set():
@@ -124,9 +134,17 @@ class Training:
         self._queue.mark_trained(env_steps)
         self._interval.add_step(report)
         if report.skipped:
-            log.warning("update skipped: loss or gradient is not finite (gradient norm %s)", report.grad_norm)
+            self._skip()
         else:
+            self._skipped_in_a_row = 0
             self._store.publish(self._learner.version, self._learner.network.state_dict())
+
+    def _skip(self) -> None:
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row == 1:
+            log.warning("update skipped: loss or gradient is not finite")
+        if self._skipped_in_a_row >= _MOST_SKIPPED_IN_A_ROW:
+            raise Diverged(f"{self._skipped_in_a_row} updates in a row were not finite; try a smaller learning rate")
 
     def _keep_records(self) -> None:
         now = time.monotonic()
@@ -166,16 +184,28 @@ class Training:
             "dropped_by_rule": dict(account.dropped),
             "steps_lost": self._start.steps_lost,
             "queued_trajectories": account.queued_trajectories,
-            "actors": self._actors.seen_within(_ACTOR_SILENCE_SECONDS),
+            "actors": len(self._actors.seen_within(ACTOR_SILENCE_SECONDS)),
             "refused": self._refused(),
             "parameter_encodings": self._store.encodings,
         }
 
     def _save(self) -> None:
+        try:
+            self.save_or_raise()
+        except CheckpointError as error:
+            # The last whole checkpoint is still there, and the next attempt is a minute away.
+            log.error("%s", error)
+
+    def save_or_raise(self) -> None:
+        """Writes a checkpoint of this moment.
+
+        Raises:
+            CheckpointError: the disk is full or not writable; earlier checkpoints are untouched.
+        """
         account = self._queue.account()
         random = {"cpu": torch.get_rng_state()}
-        if torch.cuda.is_available():
-            random["cuda"] = torch.cuda.get_rng_state()
+        if self._learner.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(self._learner.device)
         checkpoint = Checkpoint(
             version=self._learner.version,
             parameters={name: tensor.detach().cpu() for name, tensor in self._learner.network.state_dict().items()},
@@ -198,5 +228,4 @@ class Training:
         try:
             save_checkpoint(self._directory.checkpoints, checkpoint, keep=self._config.keep_checkpoints)
         except OSError as error:
-            # The last whole checkpoint is still there, and the next attempt is a minute away.
-            log.error("checkpoint failed: %s", error)
+            raise CheckpointError(f"checkpoint: cannot write to {self._directory.checkpoints}: {error.strerror}") from error

@@ -14,7 +14,7 @@ from run_directory.files import write_json_atomically
 class RunDirectory:
     """The paths of a run.
 
-    config.json      the learner's configuration, and the agent's as actors and evaluation need it
+    config.json      what the run learns, and under `learner` the whole configuration of its first start
     metrics.jsonl    one JSON object a log interval, and one when the run ends; also the journal of its counters
     checkpoints/     see `run_directory.checkpoint`
     tensorboard/     event files
@@ -31,11 +31,12 @@ class RunDirectory:
         self.logs = path / "logs"
         self.curve = path / "curve.png"
 
-    def claim(self, config: Mapping[str, Any]) -> TextIO:
+    def claim(self, config: Mapping[str, Any], record: Mapping[str, Any] | None = None) -> TextIO:
         """Makes this process the run's one learner and writes `config.json`, or holds it against the one that is there.
 
         Args:
             config: the parts of the configuration that decide what a run is, as JSON values.
+            record: the whole configuration, kept beside them under `learner` as of the run's first start.
 
         Returns:
             An open file that holds the claim for as long as it is open, or this process lives.
@@ -57,7 +58,7 @@ class RunDirectory:
             lock.close()
             raise ConfigError(f"run_dir: cannot lock {lock.name}: {error.strerror}") from error
         try:
-            self._check_or_write(config)
+            self._check_or_write(config, record or {})
         except ConfigError:
             lock.close()
             raise
@@ -74,11 +75,12 @@ class RunDirectory:
         """
         return AgentConfig.from_json(self._read_config().get("agent", {}))
 
-    def _check_or_write(self, config: Mapping[str, Any]) -> None:
+    def _check_or_write(self, config: Mapping[str, Any], record: Mapping[str, Any]) -> None:
         if not self.config.exists():
-            write_json_atomically(self.config, config)
+            write_json_atomically(self.config, {**config, "learner": record})
             return
-        there, here = dict(_leaves(self._read_config())), dict(_leaves(json.loads(json.dumps(config))))
+        kept = {name: value for name, value in self._read_config().items() if name != "learner"}
+        there, here = dict(_leaves(kept)), dict(_leaves(json.loads(json.dumps(config))))
         differences = [
             f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
             for name in sorted(there.keys() | here.keys())

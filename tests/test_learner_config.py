@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from impala.addresses import split_address
 from impala.config import AgentConfig, LossConfig, NetworkConfig, OptimiserConfig
 from impala.errors import ConfigError
 from learner_server.__main__ import parse
-from learner_server.config import LearnerConfig, split_address
+from learner_server.config import LearnerConfig
 from learner_server.presets import PRESETS, preset
 
 ROLES = (NetworkConfig, LossConfig, OptimiserConfig)
@@ -86,7 +87,7 @@ def test_keyword_arguments_are_a_json_object(text: str) -> None:
     ],
 )
 def test_an_address_is_host_and_port(address: str, host: str, port: int) -> None:
-    assert split_address(address) == (host, port)
+    assert split_address(address, field="listen") == (host, port)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,7 @@ def test_an_address_is_host_and_port(address: str, host: str, port: int) -> None
 )
 def test_another_form_of_address_is_refused(address: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        split_address(address)
+        split_address(address, field="listen")
     assert str(caught.value) == f"listen: expected HOST:PORT, came {address!r}"
 
 
@@ -120,14 +121,17 @@ def test_loopback_needs_no_protection(listen: str) -> None:
     assert make_config(listen=listen).listen == listen
 
 
-@pytest.mark.parametrize(
-    "protection", [{}, {"token_file": TOKEN}, {"tls_cert": CERT, "tls_key": KEY}], ids=["nothing", "token alone", "TLS alone"]
-)
+@pytest.mark.parametrize("protection", [{}, {"tls_cert": CERT, "tls_key": KEY}], ids=["nothing", "TLS alone"])
 @pytest.mark.parametrize("listen", ["0.0.0.0:50051", "[::]:50051", "192.168.0.1:50051", "learner:50051"])
 def test_an_address_that_others_can_reach_needs_token_and_tls(listen: str, protection: dict[str, Any]) -> None:
     assert refusal(listen=listen, **protection).startswith(
         f"listen: {listen} can be reached from other machines; give --token-file"
     )
+
+
+@pytest.mark.parametrize("insecure", [True, False])
+def test_a_token_without_tls_which_no_actor_would_send_is_refused(insecure: bool) -> None:
+    assert refusal(listen="0.0.0.0:50051", token_file=TOKEN, insecure=insecure).startswith("token_file: expected --tls-cert")
 
 
 @pytest.mark.parametrize("protection", [{"insecure": True}, {"token_file": TOKEN, "tls_cert": CERT, "tls_key": KEY}])

@@ -104,8 +104,14 @@ def test_content_is_on_the_disk_before_the_name_and_the_name_before_the_return(
 
 def test_a_claim_makes_the_directory_and_writes_the_configuration(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "runs" / "one")
-    with run.claim(CONFIG):
-        assert json.loads(run.config.read_text()) == json.loads(json.dumps(CONFIG))
+    with run.claim(CONFIG, {"actors": 2}):
+        assert json.loads(run.config.read_text()) == json.loads(json.dumps({**CONFIG, "learner": {"actors": 2}}))
+
+
+def test_what_only_the_record_says_may_change(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.claim(CONFIG, {"actors": 2}).close()
+    run.claim(CONFIG, {"actors": 3}).close()
 
 
 def test_the_same_configuration_is_accepted_again(tmp_path: Path) -> None:

@@ -125,9 +125,7 @@ def test_a_certificate_that_cannot_be_read_is_named(tmp_path: Path, name: str) -
         server_credentials(paths["tls_cert"], paths["tls_key"])
 
 
-@pytest.mark.parametrize(
-    "missing", [{"token_file": None}, {"tls_cert": None, "tls_key": None}, {"token_file": None, "tls_cert": None, "tls_key": None}]
-)
+@pytest.mark.parametrize("missing", [{"token_file": None}, {"token_file": None, "tls_cert": None, "tls_key": None}])
 def test_a_learner_that_others_can_reach_wants_token_and_tls_or_to_be_told(missing: dict[str, None]) -> None:
     files = {"token_file": Path("token"), "tls_cert": Path("cert"), "tls_key": Path("key")}
     listen = {"env": "CartPole-v1", "listen": "0.0.0.0:50051"}

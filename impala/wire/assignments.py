@@ -41,11 +41,17 @@ class Assignment:
     max_in_flight: int
 
 
-def spec_digest(agent: AgentConfig, spec: UnrollSpec) -> str:
-    """Returns 16 hexadecimal digits that differ whenever unrolls of one run cannot be trained on by another."""
+def spec_digest(agent: AgentConfig, spec: UnrollSpec, *, run_id: str = "") -> str:
+    """Returns 16 hexadecimal digits that differ between runs, whose versions mean different weights, and between spaces."""
     entries = {name: [list(entry.shape), str(entry.dtype)] for name, entry in spec.environment.observations.items()}
     state = {name: [list(entry.shape), str(entry.dtype)] for name, entry in spec.state.items()}
-    content = {"agent": agent.to_json(), "observations": entries, "num_actions": spec.environment.num_actions, "state": state}
+    content = {
+        "agent": agent.to_json(),
+        "observations": entries,
+        "num_actions": spec.environment.num_actions,
+        "state": state,
+        "run": run_id,
+    }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
