@@ -57,9 +57,8 @@ class ActorProcess:
             )
             self._client = client
             try:
-                if (
-                    self._stopped.is_set()
-                ):  # between the loop's question and the line above, by a thread that saw no client to close
+                # Asked again: a stop between the loop's question and here found no client to close.
+                if self._stopped.is_set():
                     return
                 if self._take_part(client):
                     return

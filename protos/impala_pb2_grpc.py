@@ -75,7 +75,7 @@ class LearnerServicer:
 
         Idempotent by (actor_id, incarnation, sequence): when an answer is lost, send the same message again under the same
         sequence; it is trained on at most once, and the answer to a repeat of an accepted unroll is accepted = true,
-        duplicate = true. A retry of an unroll that still waits in line keeps its place.
+        duplicate = true; to a repeat of a stale one, accepted = false, duplicate = true. A retry of an unroll that still waits in line keeps its place.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -234,3 +234,22 @@ def test_a_restored_registry_turns_older_incarnations_away() -> None:
     registry.join("a", 7, "host", 2)
     with pytest.raises(Mismatch, match="incarnation: expected 7"):
         restored(registry).join("a", 6, "host", 2)
+
+
+def test_an_actor_that_waits_for_a_place_is_there_however_long_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, registry = Clock(monkeypatch), ActorRegistry()
+    actor = registry.join("a", 1, "host", 2)
+    with registry.waiting(actor):
+        clock.now += 60.0
+        assert [seen.actor_id for seen in registry.seen_within(10.0)] == ["a"]
+    clock.now += 60.0
+    assert registry.seen_within(10.0) == []
+
+
+def test_an_actor_that_was_silent_for_a_day_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, registry = Clock(monkeypatch), ActorRegistry()
+    registry.join("gone", 1, "host", 2)
+    clock.now += 90_000.0
+    registry.join("here", 1, "host", 2)
+    assert list(registry.to_json()["actors"]) == ["here"]
+    assert registry.join("new", 1, "host", 2).index == 2

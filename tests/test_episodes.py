@@ -96,3 +96,9 @@ def test_seconds_go_on_from_an_earlier_process_without_the_time_between(clock: C
     log.add([], age_seconds=1.0)
     clock.now += 1.0
     assert log.seconds == 42.0
+
+
+def test_the_clock_does_not_run_while_no_learner_does() -> None:
+    log = EpisodeLog(seconds=100.0)
+    log.add([], age_seconds=3600.0)
+    assert 100.0 <= log.seconds < 200.0

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from learner_server.__main__ import main as learner_main
 from learner_server.resume import VERSIONS_BETWEEN_LINES
 from run_directory.checkpoint import load_newest_checkpoint
 from run_directory.journal import read_metrics
@@ -119,10 +120,22 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def test_a_local_run_ends_by_itself_with_its_records_in_order(programs: Programs, tmp_path: Path) -> None:
-    run_dir = tmp_path / "run"
-    learner = programs.learner(run_dir, "--actors", "2", "--stop-at-return", "60")
-    assert exit_code(learner) == 0, programs.text(learner)
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Programs, subprocess.Popen[bytes]]]:
+    """A whole local run, two actors and all, that was solved: its directory, and the learner that has ended."""
+    programs = Programs(tmp_path_factory.mktemp("finished"))
+    learner = programs.learner(programs.folder / "run", "--actors", "2", "--stop-at-return", "60")
+    exit_code(learner)
+    yield programs.folder / "run", programs, learner
+    programs.end()
+
+
+Finished = tuple[Path, Programs, subprocess.Popen[bytes]]
+
+
+def test_a_local_run_ends_by_itself_with_its_records_in_order(finished: Finished) -> None:
+    run_dir, programs, learner = finished
+    assert learner.returncode == 0, programs.text(learner)
     lines = read_metrics(run_dir / "metrics.jsonl")
     assert lines[-1]["ended"] == "solved"
     assert lines[-1]["mean_return_100"] >= 60
@@ -135,10 +148,48 @@ def test_a_local_run_ends_by_itself_with_its_records_in_order(programs: Programs
     assert checkpoint.version == lines[-1]["parameter_version"]
 
 
+def test_a_run_directory_of_another_configuration_is_refused_by_name(finished: Finished) -> None:
+    run_dir, programs, _ = finished
+    other = programs.learner(run_dir, "--discount", "0.5")
+    assert exit_code(other) == 2
+    assert "belongs to another configuration: loss.discount is 0.99 there and 0.5 here" in programs.text(other)
+
+
+def test_evaluation_plays_the_newest_checkpoint_of_a_run(finished: Finished) -> None:
+    run_dir, programs, _ = finished
+    evaluation = programs.start("actor_client.evaluate", "--run-dir", str(run_dir), "--episodes", "3", "--json")
+    assert exit_code(evaluation) == 0, programs.text(evaluation)
+    summary = json.loads(programs.text(evaluation))
+    assert summary["episodes"] == 3
+    assert summary["parameter_version"] == last(run_dir)["parameter_version"]
+
+
 def test_a_run_that_falls_short_of_its_target_does_not_exit_0(programs: Programs, tmp_path: Path) -> None:
     learner = programs.learner(tmp_path / "run", "--actors", "1", "--total-steps", "5000")
     assert exit_code(learner) == 1, programs.text(learner)
     assert last(tmp_path / "run")["ended"] == "total_steps"
+
+
+def test_a_run_whose_last_checkpoint_cannot_be_written_does_not_exit_0(programs: Programs, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    (run_dir / "checkpoints").write_text("a file where a folder should be")
+    learner = programs.learner(run_dir, "--actors", "1", "--stop-at-return", "15")
+    assert exit_code(learner) == 1, programs.text(learner)
+    assert "checkpoint: cannot write to" in programs.text(learner)
+    assert last(run_dir)["ended"] == "solved"
+
+
+def test_a_run_that_only_skips_updates_is_ended_and_does_not_exit_0(programs: Programs, tmp_path: Path) -> None:
+    learner = programs.learner(tmp_path / "run", "--actors", "1", *ENDLESS, "--learning-rate", "1e30")
+    assert exit_code(learner) == 1, programs.text(learner)
+    assert "100 updates in a row were not finite" in programs.text(learner)
+
+
+def test_local_actors_reach_a_learner_that_listens_on_another_address(programs: Programs, tmp_path: Path) -> None:
+    flags = ["--listen", "127.0.0.2:0", "--insecure", "--actors", "1", "--stop-at-return", "15"]
+    learner = programs.learner(tmp_path / "run", *flags)
+    assert exit_code(learner) == 0, programs.text(learner)
 
 
 def test_an_actor_started_by_hand_joins_a_running_learner_and_its_steps_count(programs: Programs, tmp_path: Path) -> None:
@@ -150,13 +201,14 @@ def test_an_actor_started_by_hand_joins_a_running_learner_and_its_steps_count(pr
     programs.wait_until(lambda: sum(steps > 0 for steps in steps_of_actors(run_dir).values()) == 2, learner, by_hand)
 
 
-def test_a_killed_actor_is_replaced_and_training_goes_on(programs: Programs, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_actor_is_replaced_and_training_goes_on(programs: Programs, tmp_path: Path, number: signal.Signals) -> None:
     run_dir = tmp_path / "run"
     learner = programs.learner(run_dir, "--actors", "2", *ENDLESS, "--stop-at-return", "1000")
     programs.wait_until(lambda: last(run_dir)["env_steps"] > 0, learner)
     before = set(children(learner.pid))
     victim = min(before)
-    os.kill(victim, signal.SIGKILL)
+    os.kill(victim, number)
     programs.wait_until(lambda: set(children(learner.pid)) - before, learner)
     steps = last(run_dir)["env_steps"]
     programs.wait_until(lambda: last(run_dir)["env_steps"] > steps + 10_000, learner)
@@ -214,6 +266,8 @@ def test_a_learner_told_to_stop_drains_checkpoints_and_goes_on_later_where_it_wa
     assert exit_code(learner) == 0, programs.text(learner)
     end = last(run_dir)
     assert (end["ended"], end["steps_waiting"], end["steps_dropped"]) == ("stopped", 0, 0)
+    if number == signal.SIGINT:
+        return
     again = programs.learner(run_dir, *flags)
     programs.wait_until(lambda: last(run_dir)["env_steps"] > end["env_steps"], again)
     first = next(line for line in read_metrics(run_dir / "metrics.jsonl") if line["seconds"] > end["seconds"])
@@ -240,16 +294,6 @@ def test_an_actor_that_waits_for_a_learner_exits_0_when_told_to_stop(programs: P
     ("module", "flags", "said"),
     [
         ("learner_server", ["--env", "NoSuchThing-v0"], "environment: cannot make 'NoSuchThing-v0'"),
-        ("learner_server", ["--env", "CartPole-v1", "--env-kwargs", '{"x": 1}'], "environment: cannot make 'CartPole-v1'"),
-        ("learner_server", ["--env", "Pendulum-v1"], "actions Box(-2.0, 2.0, (1,), float32); supported: Discrete"),
-        ("learner_server", ["--env", "CartPole-v1", "--c-bar", "2"], "rho_bar: expected at least c_bar (2.0"),
-        (
-            "learner_server",
-            ["--env", "CartPole-v1", "--listen", "0.0.0.0:0"],
-            "listen: 0.0.0.0:0 can be reached from other machines",
-        ),
-        ("learner_server", ["--env", "CartPole-v1", "--run-dir", "/dev/null/run"], "run_dir: cannot write to /dev/null/run"),
-        ("learner_server", ["--preset", "nothing"], "preset: expected one of"),
         ("actor_client", ["--learner", "nowhere"], "learner: expected HOST:PORT, came 'nowhere'"),
         ("actor_client.evaluate", ["--run-dir", "/dev/null/run"], "run_dir: /dev/null/run is not a run directory"),
     ],
@@ -262,18 +306,26 @@ def test_a_wrong_command_line_gets_one_line_and_code_2(programs: Programs, modul
     assert len(text.strip().splitlines()) == 1, text
 
 
-def test_a_run_directory_of_another_configuration_is_refused_by_name(programs: Programs, tmp_path: Path) -> None:
-    flags = ["--actors", "1", "--total-steps", "2000"]
-    exit_code(programs.learner(tmp_path / "run", *flags))
-    other = programs.learner(tmp_path / "run", *flags, "--discount", "0.5")
-    assert exit_code(other) == 2
-    assert "belongs to another configuration: loss.discount is 0.99 there and 0.5 here" in programs.text(other)
-
-
-def test_evaluation_plays_the_newest_checkpoint_of_a_run(programs: Programs, tmp_path: Path) -> None:
-    exit_code(programs.learner(tmp_path / "run", "--actors", "1", "--total-steps", "2000"))
-    evaluation = programs.start("actor_client.evaluate", "--run-dir", str(tmp_path / "run"), "--episodes", "3", "--json")
-    assert exit_code(evaluation) == 0, programs.text(evaluation)
-    summary = json.loads(programs.text(evaluation))
-    assert summary["episodes"] == 3
-    assert summary["parameter_version"] == last(tmp_path / "run")["parameter_version"]
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--env", "CartPole-v1", "--env-kwargs", '{"x": 1}'], "environment: cannot make 'CartPole-v1'"),
+        (["--env", "Pendulum-v1"], "actions Box(-2.0, 2.0, (1,), float32); supported: Discrete"),
+        (["--env", "CartPole-v1", "--c-bar", "2"], "rho_bar: expected at least c_bar (2.0"),
+        (["--env", "CartPole-v1", "--listen", "0.0.0.0:0"], "listen: 0.0.0.0:0 can be reached from other machines"),
+        (["--env", "CartPole-v1", "--run-dir", "/dev/null/run"], "run_dir: cannot write to /dev/null/run"),
+        (["--env", "CartPole-v1", "--token-file", "/dev/null"], "token_file: expected /dev/null to hold one word"),
+        (["--preset", "nothing"], "preset: expected one of"),
+    ],
+)
+def test_every_wrong_setting_of_a_learner_gets_one_line_and_code_2(
+    flags: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["impala-learner", *flags])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit) as ended:
+        learner_main()
+    assert ended.value.code == 2
+    text = capsys.readouterr().err
+    assert said in text
+    assert len(text.strip().splitlines()) == 1

@@ -182,3 +182,7 @@ def test_an_entry_that_is_described_twice_is_refused(group: str) -> None:
     message = make_message()
     getattr(message, group).append(getattr(message, group)[0])
     assert refusal(message).field == group
+
+
+def test_the_digest_tells_runs_apart() -> None:
+    assert spec_digest(AGENT, SPEC, run_id="one") != spec_digest(AGENT, SPEC, run_id="another")
