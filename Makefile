@@ -29,7 +29,7 @@ test: setup ## Run the tests
 	$(BIN)/python -m pytest
 
 .PHONY: check
-check: lint types check-protos ## What CI runs besides the tests
+check: lint types check-protos check-mutants ## What CI runs besides the tests
 
 .PHONY: lint
 lint: setup ## Style and common mistakes (ruff)
@@ -57,15 +57,19 @@ check-protos: setup ## Check that the committed generated code is that of protos
 	    diff -u protos/$$file $$folder/protos/$$file || { echo "protos/$$file is stale: run make protos"; exit 1; }; \
 	done
 
+.PHONY: check-mutants
+check-mutants: setup ## Check that every test is named by a mutant, and that no mutant has lost its line
+	$(BIN)/python -m tests.mutants --list
+
 .PHONY: mutants
 mutants: setup ## Break each guarded line and see its test fail (slow)
-	$(BIN)/python -m tests.mutants --list
 	$(BIN)/python -m tests.mutants
 
 .PHONY: bench
-bench: setup ## Measure time to solve and throughput; writes benchmarks/*.json
+bench: setup ## Measure time to solve, throughput and recovery; writes benchmarks/*.json
 	$(BIN)/python -m benchmarks.solve --preset cartpole --output benchmarks/cartpole.json
-	$(BIN)/python -m benchmarks.throughput --output benchmarks/throughput.json
+	$(BIN)/python -m benchmarks.throughput --seconds 15 --output benchmarks/throughput.json --envs 64 --batch-size 128
+	$(BIN)/python -m benchmarks.recovery --output benchmarks/recovery.json
 
 .PHONY: clean
 clean: ## Remove the virtual environment and caches; runs stay
