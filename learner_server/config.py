@@ -25,6 +25,9 @@ class LearnerConfig:
     """Trained agent steps after which the run ends; the learning rate is annealed over them."""
     stop_at_return: float | None = None
     """End the run when the mean return of the last 100 finished episodes reaches this; exit code 1 if it never does."""
+    settle_steps: int = 0
+    """Agent steps to go on for once stop-at-return is reached, the learning rate annealed to 0 over them; the run ends if the mean
+    return still holds then, and else goes on as before. The weights that reach a return first need not be good themselves."""
     seed: int = 0
     """Seeds the weights and, one by one, the actors."""
 
@@ -79,7 +82,7 @@ class LearnerConfig:
     def __post_init__(self) -> None:
         self._env_kwargs()
         _at_least(self, 1, "total_steps", "envs", "unroll_length", "batch_size", "queue_batches", "max_in_flight", "threads")
-        _at_least(self, 0, "actors", "seed", "max_policy_lag")
+        _at_least(self, 0, "actors", "seed", "max_policy_lag", "settle_steps")
         _at_least(self, 1, "max_envs", "keep_checkpoints")
         if self.envs > self.max_envs:
             raise ConfigError(f"envs: expected at most max_envs ({self.max_envs}), came {self.envs}")

@@ -69,16 +69,17 @@ class Learner:
         self._weights = list(network.parameters())
         self._optimiser = build_optimiser(optimiser, self._weights)
 
-    def step(self, batch: Unroll[np.ndarray], env_steps: int) -> StepReport:
+    def step(self, batch: Unroll[np.ndarray], env_steps: int, *, rate_scale: float = 1.0) -> StepReport:
         """Takes one gradient step on a batch and makes the weights a new version.
 
         Args:
             batch: [T, B] trajectories.
             env_steps: agent steps trained on before this batch, for the schedule.
+            rate_scale: multiplies the schedule's learning rate.
         """
         lags = self.version - batch.parameter_version
         unroll = batch.map(lambda array: torch.from_numpy(array).to(self.device))
-        learning_rate = annealed_learning_rate(self._optimiser_config, env_steps, self._total_steps)
+        learning_rate = rate_scale * annealed_learning_rate(self._optimiser_config, env_steps, self._total_steps)
         for group in self._optimiser.param_groups:
             group["lr"] = learning_rate
 

@@ -12,6 +12,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "env": "CartPole-v1",
         "total_steps": 500_000,
         "stop_at_return": 475.0,
+        "settle_steps": 50_000,
         # Two actors fill a batch, and neither runs ahead: at a lag of six updates this learning rate is unstable.
         "envs": 16,
         "max_in_flight": 1,

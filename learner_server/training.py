@@ -82,6 +82,8 @@ class Training:
         self._env_steps = start.steps_trained
         self._interval = IntervalStatistics()
         self._rate = Rate()
+        # Where stop_at_return was reached, while it remains to be seen whether it holds.
+        self._settle_from: int | None = None
         self._skipped_in_a_row = 0
         self._logged_version = learner.version
         self._next_log = time.monotonic() + config.log_seconds
@@ -123,12 +125,23 @@ class Training:
         if stop.is_set():
             return End.STOPPED
         target, mean_return = self._config.stop_at_return, self._episodes.mean_return_100
-        if target is not None and mean_return is not None and mean_return >= target:
-            return End.SOLVED
+        reached = target is not None and mean_return is not None and mean_return >= target
+        if reached and self._settle_from is None:
+            self._settle_from = self._env_steps
+        if self._settle_from is not None and self._env_steps >= self._settle_from + self._config.settle_steps:
+            if reached:
+                return End.SOLVED
+            self._settle_from = None
         return End.TOTAL_STEPS if self._env_steps >= self._config.total_steps else None
 
+    def _rate_scale(self) -> float:
+        """Falls from 1 to 0 while the run settles."""
+        if self._settle_from is None:
+            return 1.0
+        return max(0.0, 1.0 - (self._env_steps - self._settle_from) / max(1, self._config.settle_steps))
+
     def _train(self, batch: Any) -> None:
-        report = self._learner.step(batch, self._env_steps)
+        report = self._learner.step(batch, self._env_steps, rate_scale=self._rate_scale())
         env_steps = batch.env_steps
         self._env_steps += env_steps
         self._queue.mark_trained(env_steps)

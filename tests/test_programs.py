@@ -36,7 +36,18 @@ class Programs:
         self.strays: set[int] = set()
 
     def learner(self, run_dir: Path, *flags: str, preset: str = "cartpole") -> subprocess.Popen[bytes]:
-        return self.start("learner_server", "--preset", preset, "--run-dir", str(run_dir), "--checkpoint-seconds", "0.3", *flags)
+        return self.start(
+            "learner_server",
+            "--preset",
+            preset,
+            "--run-dir",
+            str(run_dir),
+            "--checkpoint-seconds",
+            "0.3",
+            "--settle-steps",
+            "0",
+            *flags,
+        )
 
     def actor(self, address: str, *flags: str) -> subprocess.Popen[bytes]:
         return self.start("actor_client", "--learner", address, *flags)
@@ -124,7 +135,7 @@ def children(pid: int) -> list[int]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Programs, subprocess.Popen[bytes]]]:
     """A whole local run, two actors and all, that was solved: its directory, and the learner that has ended."""
     programs = Programs(tmp_path_factory.mktemp("finished"))
-    learner = programs.learner(programs.folder / "run", "--actors", "2", "--stop-at-return", "60")
+    learner = programs.learner(programs.folder / "run", "--actors", "2", "--stop-at-return", "60", "--settle-steps", "20000")
     exit_code(learner)
     yield programs.folder / "run", programs, learner
     programs.end()
@@ -146,6 +157,13 @@ def test_a_local_run_ends_by_itself_with_its_records_in_order(finished: Finished
     checkpoint = load_newest_checkpoint(run_dir / "checkpoints")
     assert checkpoint is not None
     assert checkpoint.version == lines[-1]["parameter_version"]
+
+
+def test_a_run_that_reached_its_target_settles_before_it_ends(finished: Finished) -> None:
+    lines = read_metrics(finished[0] / "metrics.jsonl")
+    assert lines[-1]["mean_return_100"] >= 60
+    rates = [line["learning_rate"] for line in lines if line["learning_rate"] is not None]
+    assert rates[-1] < 0.1 * rates[0]
 
 
 def test_a_run_directory_of_another_configuration_is_refused_by_name(finished: Finished) -> None:
