@@ -43,6 +43,8 @@ _MAX_LINE = 4096
 # A run that is over goes on answering for at most this long, so that its actors hear of it.
 _FAREWELL_SECONDS = 10.0
 _STOP_GRACE_SECONDS = 2.0
+# Taking a process with torch in it apart takes seconds on a machine that is busy.
+_ACTOR_GRACE_SECONDS = 5.0
 
 _HEADLINES = {End.SOLVED: "[bold green]solved[/]", End.STOPPED: "stopped", End.TOTAL_STEPS: "out of steps"}
 
@@ -150,7 +152,7 @@ class _Service:
             try:
                 end, figures = self._train(writer, actors, stop)
             finally:
-                actors.stop(_STOP_GRACE_SECONDS)
+                actors.stop(_ACTOR_GRACE_SECONDS)
         finally:
             self._server.stop(_STOP_GRACE_SECONDS)
             writer.close()
