@@ -4,19 +4,20 @@ import logging
 import signal
 import sys
 import threading
+from importlib.util import find_spec
 from types import FrameType
 from typing import Any
 
 import tyro
-from rich.console import Console
-from rich.logging import RichHandler
 
 from impala.errors import ConfigError, ImpalaError
 from learner_server.config import LearnerConfig
 from learner_server.presets import preset
-from learner_server.run import run_learner
 
 EXIT_CONFIG = 2
+
+# What the extra `learner` installs.
+_EXTRA = ("grpc_reflection", "matplotlib", "rich", "tensorboard")
 
 
 def parse(arguments: list[str]) -> LearnerConfig:
@@ -44,6 +45,13 @@ def _preset_name(arguments: list[str]) -> str:
 
 def main() -> None:
     """Runs a learner and exits: 0 done, 1 failed or fell short, 2 cannot run as asked."""
+    _check_installed()
+    # Late: what they import comes with the extra `learner`, which an actor's machine does without.
+    from rich.console import Console
+    from rich.logging import RichHandler
+
+    from learner_server.run import run_learner
+
     console = Console()
     logging.basicConfig(
         level=logging.INFO,
@@ -60,6 +68,15 @@ def main() -> None:
         log = logging.getLogger(__name__)
         log.error("%s", error)
         sys.exit(1)
+
+
+def _check_installed() -> None:
+    missing = [name for name in _EXTRA if find_spec(name) is None]
+    if missing:
+        print(  # noqa: T201 - the one line that an installation for actors gets
+            f"impala-learner: not installed here: {', '.join(missing)}; pip install 'impala-grpc[learner]'", file=sys.stderr
+        )
+        sys.exit(EXIT_CONFIG)
 
 
 def _stop_on_signals() -> threading.Event:

@@ -347,3 +347,15 @@ def test_every_wrong_setting_of_a_learner_gets_one_line_and_code_2(
     text = capsys.readouterr().err
     assert said in text
     assert len(text.strip().splitlines()) == 1
+
+
+def test_a_machine_set_up_for_actors_alone_is_told_what_a_learner_needs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("learner_server.__main__._EXTRA", ("rich", "no_such_package"))
+    monkeypatch.setattr(sys, "argv", ["impala-learner", "--env", "CartPole-v1"])
+    with pytest.raises(SystemExit) as ended:
+        learner_main()
+    assert ended.value.code == 2
+    expected = "impala-learner: not installed here: no_such_package; pip install 'impala-grpc[learner]'\n"
+    assert capsys.readouterr().err == expected
