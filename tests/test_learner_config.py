@@ -167,6 +167,7 @@ OTHER_VALUES: dict[str, Any] = {
     "preset": "cartpole",
     "total_steps": 5,
     "stop_at_return": 1.0,
+    "settle_steps": 7,
     "seed": 1,
     "actors": 1,
     "envs": 1,
