@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,10 @@ def steps_of_actors(run_dir: Path) -> dict[str, int]:
     checkpoint = load_newest_checkpoint(RunDirectory(run_dir).checkpoints)
     assert checkpoint is not None
     return {name: actor["env_steps"] for name, actor in checkpoint.state["actors"]["actors"].items()}
+
+
+def has_said(programs: Programs, process: subprocess.Popen[bytes], text: str) -> bool:
+    return text in programs.text(process)
 
 
 def exit_code(process: subprocess.Popen[bytes]) -> int:
@@ -266,8 +271,16 @@ def test_after_a_killed_learner_actors_return_and_nothing_goes_back(programs: Pr
 
 
 def test_a_run_that_is_over_ends_its_actors_with_code_0(programs: Programs, tmp_path: Path) -> None:
-    learner = programs.learner(tmp_path / "run", "--actors", "0", "--stop-at-return", "40")
-    actors = [programs.actor(programs.address(learner)) for _ in range(2)]
+    learner = programs.learner(tmp_path / "run", "--actors", "0", "--stop-at-return", "100")
+    actors = []
+    for _ in range(2):
+        actor = programs.actor(programs.address(learner))
+        programs.wait_until(partial(has_said, programs, actor, "joined run"), actor)
+        # Held, for the first alone could end the run before a slow machine has started the second.
+        actor.send_signal(signal.SIGSTOP)
+        actors.append(actor)
+    for actor in actors:
+        actor.send_signal(signal.SIGCONT)
     assert exit_code(learner) == 0, programs.text(learner)
     assert [exit_code(actor) for actor in actors] == [0, 0]
 
