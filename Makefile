@@ -17,7 +17,7 @@ $(SETUP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1" --constraint constraints.txt
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[learner]" --group dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[learner,atari,minatar]" --group dev
 	@touch $@
 
 .PHONY: train

@@ -38,8 +38,8 @@ class Actor:
         self._version = 0
         self._state: State = network.initial_state(environment.environments)
         self._buffers = _buffers(environment.spec, unroll_length, environment.environments, self._state)
-        self._noise = torch.empty(environment.environments, environment.spec.num_actions)
-        self._logits = torch.empty(unroll_length, environment.environments, environment.spec.num_actions)
+        self._distribution = network.distribution
+        self._policy = torch.empty(unroll_length, environment.environments, self._distribution.num_outputs)
         # The first row 0 is written where the last row of an unroll before it would be.
         self._write_observations(unroll_length, environment.reset(seed))
         self._buffers.is_first[unroll_length] = True
@@ -57,9 +57,9 @@ class Actor:
         self._begin(length)
         for t in range(length):
             observations = {name: torch.from_numpy(array[t]) for name, array in buffers.observations.items()}
-            logits, self._state = self._network.act(observations, torch.from_numpy(buffers.is_first[t]), self._state)
-            self._logits[t] = logits
-            actions = self._sample(logits)
+            policy, self._state = self._network.act(observations, torch.from_numpy(buffers.is_first[t]), self._state)
+            self._policy[t] = policy
+            actions = self._distribution.sample(policy, self._generator).numpy()
             transition = self._environment.step(actions)
             buffers.actions[t] = actions
             buffers.rewards[t] = transition.rewards
@@ -68,7 +68,7 @@ class Actor:
             self._write_observations(t + 1, transition.observations)
             episodes += transition.episodes
         # Once for all T steps; the same numbers as step by step, at a twentieth of the calls.
-        log_probs = self._logits.log_softmax(-1).gather(-1, torch.from_numpy(buffers.actions).unsqueeze(-1)).squeeze(-1)
+        log_probs = self._distribution.log_prob(self._policy, torch.from_numpy(buffers.actions))
         buffers.behaviour_log_probs[:] = log_probs.numpy()
         return Collected(unroll=buffers, episodes=episodes)
 
@@ -80,11 +80,6 @@ class Actor:
         for name, array in self._buffers.initial_state.items():
             array[:] = self._state[name].numpy()
         self._buffers.parameter_version[:] = self._version
-
-    def _sample(self, logits: Tensor) -> np.ndarray:
-        """Returns actions, [E], drawn from softmax(logits): the argmax of logits + Gumbel noise, without a distribution object."""
-        noise = self._noise.exponential_(generator=self._generator).log_()
-        return (logits - noise).argmax(-1).numpy()
 
     def _write_observations(self, row: int, observations: Mapping[str, np.ndarray]) -> None:
         for name, array in self._buffers.observations.items():
@@ -98,7 +93,7 @@ def _buffers(spec: EnvironmentSpec, length: int, environments: int, state: State
             name: np.zeros((length + 1, environments, *entry.shape), dtype=entry.dtype) for name, entry in spec.observations.items()
         },
         is_first=np.zeros((length + 1, environments), dtype=np.bool_),
-        actions=np.zeros(rows, dtype=np.int64),
+        actions=np.zeros((*rows, *spec.actions.shape), dtype=spec.actions.dtype),
         rewards=np.zeros(rows, dtype=np.float32),
         terminated=np.zeros(rows, dtype=np.bool_),
         behaviour_log_probs=np.zeros(rows, dtype=np.float32),

@@ -72,7 +72,7 @@ class LearnerClient:
     """One actor's connection to its learner.
 
     Threads of its own, named `fetch` and `submit-N`, run from `start` to `close`. An error in one of them is raised by the next
-    call of `submit` or `newest_parameters`.
+    call of `submit` or `next_parameters`.
 
     Args:
         address: HOST:PORT.
@@ -112,6 +112,7 @@ class LearnerClient:
         self._sequence = 0
         self._requests: queue.Queue[tuple[pb.SubmitTrajectoryRequest, float] | None] = queue.Queue()
         self._window = threading.Semaphore(0)
+        self._waits_for_newest = False
         self._threads: list[threading.Thread] = []
 
     def join(self, environments: int) -> Assignment:
@@ -136,6 +137,7 @@ class LearnerClient:
         """Starts fetching weights and sending unrolls for an assignment."""
         self._assignment = assignment
         self._window = threading.Semaphore(assignment.max_in_flight)
+        self._waits_for_newest = assignment.max_in_flight == 1
         threads = {"fetch": self._fetch_forever}
         threads.update({f"submit-{index}": self._submit_forever for index in range(assignment.max_in_flight)})
         for name, work in threads.items():
@@ -153,19 +155,23 @@ class LearnerClient:
         """A learner that restarted has something else to run: close, and join anew."""
         return self._reassigned.is_set()
 
-    def newest_parameters(self) -> Parameters | None:
-        """Returns the newest weights fetched so far, waiting for the first; None once the run is over or reassigned.
+    def next_parameters(self) -> Parameters | None:
+        """Returns the weights to collect the next unroll with, which is then for `submit`; None once the run is over or reassigned.
+
+        Waits while as many unrolls as the learner allows are under way: one that is collected early only grows old. With one at a
+        time it also waits for the version that the last answer named; with more, only for a first version: latency is hidden.
 
         Raises:
             Refused: the learner refuses this actor.
         """
+        self._window.acquire()
         with self._changed:
-            self._changed.wait_for(lambda: self._parameters is not None or self._must_stop())
+            self._changed.wait_for(lambda: self._has_parameters() or self._must_stop())
             self._raise_failure()
             return None if self._must_stop() else self._parameters
 
     def submit(self, unroll: Unroll[np.ndarray], episodes: list[Episode], first_step_at: float) -> bool:
-        """Sends an unroll, waiting while as many as the learner allows are under way. The unroll is copied before it returns.
+        """Sends an unroll without waiting for the answer. The unroll is copied before it returns.
 
         Args:
             first_step_at: when its first step was taken, by `time.monotonic`.
@@ -186,7 +192,6 @@ class LearnerClient:
             unroll=encode_unroll(unroll),
             episodes=encode_episodes(episodes),
         )
-        self._window.acquire()
         self._raise_failure()
         if self._must_stop():
             return False
@@ -315,11 +320,16 @@ class LearnerClient:
                 return False
             anew, before = self.join(self._environments), self._assignment
             # Another run's versions are not this run's, even where their unrolls look the same.
-            if (anew.run_id, anew.spec_digest) == (before.run_id, before.spec_digest):
+            if (anew.run_id, anew.spec_digest, anew.task) == (before.run_id, before.spec_digest, before.task):
                 return True
         log.info("the learner has something else to run now")
         self._reassigned.set()
         return False
+
+    def _has_parameters(self) -> bool:
+        if self._parameters is None:
+            return False
+        return not self._waits_for_newest or self._parameters.version >= self._newest_version
 
     def _must_stop(self) -> bool:
         return self._closed.is_set() or self._run_over.is_set() or self._reassigned.is_set() or self._failure is not None

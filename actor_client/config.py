@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from impala.addresses import LOOPBACK_HOSTS, split_address
+from impala.environments import Hosting
 from impala.errors import ConfigError
 
 
@@ -23,6 +25,11 @@ class ActorConfig:
     """Names this actor among the learner's; default: the host's name and eight random digits."""
     threads: int = 1
     """Threads that inference computes with."""
+    vectorization: Literal["auto", "native", "sync", "async"] = "auto"
+    """How environments are stepped side by side. native: by the environment's own vector form. sync: one after the other. async: a
+    process each, for slow ones. auto: native where there is one, else sync."""
+    allow_module: tuple[str, ...] = ()
+    """Python modules with environments, wrappers or networks that this actor may import; a learner can name no others."""
     end_with_stdin: bool = False
     """End when standard input closes; a learner starts its local actors so, that they end with it."""
 
@@ -36,3 +43,7 @@ class ActorConfig:
             raise ConfigError(f"envs: expected 0 or more, came {self.envs}")
         if self.threads < 1:
             raise ConfigError(f"threads: expected at least 1, came {self.threads}")
+
+    def hosting(self) -> Hosting:
+        """Returns how this machine runs environments."""
+        return Hosting(vectorization=self.vectorization, allowed_modules=self.allow_module)

@@ -2,145 +2,204 @@
 
 import json
 import logging
-import statistics
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import tyro
 
+from actor_client.scores import summarise
 from impala.config import AgentConfig
-from impala.environments import VectorEnvironment, environment_spec, record_episode
+from impala.environments import Hosting, VectorEnvironment, agent_spec, record_episode
 from impala.errors import CheckpointError, ConfigError, ImpalaError
 from impala.networks import Network, build_network
+from impala.specs import EnvironmentSpec
 from run_directory.checkpoint import Checkpoint, load_newest_checkpoint
 from run_directory.layout import RunDirectory
 
 _MOST_ENVIRONMENTS = 64
 EXIT_CANNOT_RUN = 2
 
+# From observations, entry name to [E, ...], and is_first, [E], to actions, [E, *actions.shape].
+Act = Callable[[Mapping[str, np.ndarray], np.ndarray], np.ndarray]
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """Plays episodes with the newest checkpoint of a run and prints their true returns."""
+    """Plays episodes with the newest checkpoint of a run and prints their true returns, one line for each of the run's tasks."""
 
     run_dir: Path
     """The run's directory."""
     episodes: int = 100
-    """Episodes to play."""
+    """Episodes to play, of each task."""
     greedy: bool = True
     """Take the most probable action; otherwise draw from the policy, as in training."""
     seed: int = 1_000_000
-    """Of environments and sampling; the default is far from those that a run trains on."""
+    """Of environments, sampling and confidence interval; the default is far from those that a run trains on."""
+    task: str = ""
+    """Of a run with several environments, evaluate only this one, by its id."""
+    envs: int = 0
+    """Environments to step side by side; 0 for as many as episodes, up to 64."""
+    vectorization: Literal["auto", "native", "sync", "async"] = "auto"
+    """How environments are stepped side by side, as for impala-actor."""
+    allow_module: tuple[str, ...] = ()
+    """Python modules with environments, wrappers or networks that may be imported; a run directory can name no others."""
     json: bool = False
-    """Print one JSON object instead of a line."""
+    """Print one JSON object instead of lines; with several tasks it has a list of theirs under `tasks`."""
     video: Path | None = None
-    """Also record one episode as an mp4 file in this folder; needs the extra `video`."""
+    """Also record one episode as an mp4 file in this folder, of several tasks in a folder each; needs the extra `video`."""
 
     def __post_init__(self) -> None:
         if self.episodes < 1:
             raise ConfigError(f"episodes: expected at least 1, came {self.episodes}")
-        if self.seed < 0:
-            raise ConfigError(f"seed: expected 0 or more, came {self.seed}")
+        for name in ("seed", "envs"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name}: expected 0 or more, came {getattr(self, name)}")
+
+    @property
+    def environments(self) -> int:
+        """How many environments are stepped side by side: never more than there are episodes to play."""
+        return min(self.episodes, self.envs or _MOST_ENVIRONMENTS)
+
+    def hosting(self) -> Hosting:
+        """Returns how this machine runs environments."""
+        return Hosting(vectorization=self.vectorization, allowed_modules=self.allow_module)
 
 
-@torch.inference_mode()
-def play(network: Network, agent: AgentConfig, *, episodes: int, greedy: bool, seed: int) -> list[float]:
-    """Returns the true returns of `episodes` episodes.
+class Evaluation:
+    """A run's agent, its network as of one checkpoint, and how to evaluate them.
+
+    Raises on construction:
+        ConfigError: an environment or a network that cannot be made here.
+        CheckpointError: the checkpoint is of another network than the run's configuration says.
+    """
+
+    def __init__(self, agent: AgentConfig, parameters: Mapping[str, torch.Tensor], config: EvaluateConfig) -> None:
+        self._agent = agent
+        self._config = config
+        self._spec = agent_spec(agent, config.hosting())
+        self._network = load_network(agent, self._spec, parameters, allowed_modules=config.allow_module)
+
+    @torch.inference_mode()
+    def play(self, task: int) -> list[float]:
+        """Returns the true returns of as many episodes of a task, by its number, as were asked for."""
+        config, count = self._config, self._config.environments
+        act = policy(self._network, count, greedy=config.greedy, seed=config.seed)
+        environment = VectorEnvironment(self._agent.environments[task], count, **self._shape(task))
+        try:
+            return play(environment, act, config.episodes, config.seed)
+        finally:
+            environment.close()
+
+    @torch.inference_mode()
+    def record(self, task: int, folder: Path) -> None:
+        """Plays one episode of a task and writes it to `folder` as an mp4 file."""
+        act = policy(self._network, 1, greedy=self._config.greedy, seed=self._config.seed)
+        record_episode(self._agent.environments[task], folder, act=act, seed=self._config.seed, **self._shape(task))
+
+    def _shape(self, task: int) -> dict[str, Any]:
+        # What brings a task's environment to the form that the network was trained on.
+        return {
+            "last_action_reward": self._agent.network.last_action_reward,
+            "spec": self._spec,
+            "task": task,
+            "hosting": self._config.hosting(),
+        }
+
+
+def play(environment: VectorEnvironment, act: Act, episodes: int, seed: int) -> list[float]:
+    """Returns the true returns of `episodes` episodes, in the order in which they end.
 
     Every environment plays a number of episodes fixed beforehand: the first so many to finish, of all environments together,
     would favour short ones.
     """
-    count = min(episodes, _MOST_ENVIRONMENTS)
-    environment = VectorEnvironment(agent.environment_id, agent.environment_kwargs, count)
+    count = environment.environments
     missing = np.full(count, episodes // count)
     missing[: episodes % count] += 1
-    generator = torch.Generator().manual_seed(seed)
-    state = network.initial_state(count)
     observations, is_first = environment.reset(seed), np.ones(count, dtype=np.bool_)
     returns: list[float] = []
-    try:
-        while missing.any():
-            tensors = {name: torch.from_numpy(array) for name, array in observations.items()}
-            logits, state = network.act(tensors, torch.from_numpy(is_first), state)
-            transition = environment.step(choose_actions(logits, greedy=greedy, generator=generator))
-            for index, episode in zip(transition.ended, transition.episodes, strict=True):
-                if missing[index]:
-                    missing[index] -= 1
-                    returns.append(episode.episode_return)
-            observations, is_first = transition.observations, transition.is_first
-    finally:
-        environment.close()
+    while missing.any():
+        transition = environment.step(act(observations, is_first))
+        for index, episode in zip(transition.ended, transition.episodes, strict=True):
+            if missing[index]:
+                missing[index] -= 1
+                returns.append(episode.episode_return)
+        observations, is_first = transition.observations, transition.is_first
     return returns
 
 
-@torch.inference_mode()
-def _record(network: Network, agent: AgentConfig, config: EvaluateConfig) -> None:
-    generator = torch.Generator().manual_seed(config.seed)
-    state = network.initial_state(1)
+def policy(network: Network, environments: int, *, greedy: bool, seed: int) -> Act:
+    """Returns a function that acts step by step, carrying the recurrent state.
+
+    Args:
+        greedy: take the most probable actions; otherwise draw them from the policy, with a generator of this seed.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    state = network.initial_state(environments)
 
     def act(observations: Mapping[str, np.ndarray], is_first: np.ndarray) -> np.ndarray:
         nonlocal state
         tensors = {name: torch.from_numpy(array) for name, array in observations.items()}
-        logits, state = network.act(tensors, torch.from_numpy(is_first), state)
-        return choose_actions(logits, greedy=config.greedy, generator=generator)
+        outputs, state = network.act(tensors, torch.from_numpy(is_first), state)
+        actions = network.distribution.mode(outputs) if greedy else network.distribution.sample(outputs, generator)
+        return actions.numpy()
 
-    assert config.video is not None
-    record_episode(agent.environment_id, agent.environment_kwargs, config.video, act=act, seed=config.seed)
-
-
-def choose_actions(logits: torch.Tensor, *, greedy: bool, generator: torch.Generator) -> np.ndarray:
-    """Returns actions, [E] int64, for logits, [E, A]: the most probable ones, or drawn from the policy."""
-    if greedy:
-        return logits.argmax(-1).numpy()
-    return torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(-1).numpy()
-
-
-def summarise(returns: list[float]) -> dict[str, Any]:
-    """Returns mean, median, standard deviation, least and greatest of the returns."""
-    return {
-        "episodes": len(returns),
-        "mean": statistics.fmean(returns),
-        "median": statistics.median(returns),
-        "std": statistics.pstdev(returns),
-        "min": min(returns),
-        "max": max(returns),
-    }
+    return act
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Returns the summary of an evaluation, with the checkpoint's version and steps.
 
+    One task's figures stand beside these; those of several are a list under `tasks`, in the run's order.
+
     Raises:
-        ConfigError: not a run directory, or one without a checkpoint.
+        ConfigError: not a run directory, or one without a checkpoint, or without that task; or it cannot be played here.
         CheckpointError: no checkpoint is whole, or it is of another network.
     """
     directory = RunDirectory(config.run_dir)
     agent = directory.agent_config()
+    tasks = select_tasks(agent, config.task)
     checkpoint = load_newest_checkpoint(directory.checkpoints)
     if checkpoint is None:
         raise ConfigError(f"run_dir: {config.run_dir} holds no checkpoint")
-    network = load_network(agent, checkpoint)
-    returns = play(network, agent, episodes=config.episodes, greedy=config.greedy, seed=config.seed)
-    if config.video is not None:
-        _record(network, agent, config)
-    origin = {"parameter_version": checkpoint.version, "env_steps": checkpoint.state["env_steps"], "greedy": config.greedy}
-    return {"environment": agent.environment_id, **origin, **summarise(returns)}
+    evaluation = Evaluation(agent, checkpoint.parameters, config)
+    summaries = []
+    for task in tasks:
+        environment_id = agent.environments[task].environment_id
+        summaries.append({"environment": environment_id, **summarise(environment_id, evaluation.play(task), seed=config.seed)})
+        if config.video is not None:
+            evaluation.record(task, config.video / f"task-{task}" if len(tasks) > 1 else config.video)
+    return {**_origin(checkpoint, config), **(summaries[0] if len(tasks) == 1 else {"tasks": summaries})}
 
 
-def load_network(agent: AgentConfig, checkpoint: Checkpoint) -> Network:
+def select_tasks(agent: AgentConfig, environment_id: str) -> Sequence[int]:
+    """Returns the numbers of the tasks with this environment's id, of all tasks for ''.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    ids = [environment.environment_id for environment in agent.environments]
+    tasks = [task for task, name in enumerate(ids) if environment_id in ("", name)]
+    if not tasks:
+        raise ConfigError(f"task: expected one of {', '.join(ids)}, came {environment_id!r}")
+    return tasks
+
+
+def load_network(
+    agent: AgentConfig, spec: EnvironmentSpec, parameters: Mapping[str, torch.Tensor], *, allowed_modules: Sequence[str]
+) -> Network:
     """Returns the network of a checkpoint, for inference.
 
     Raises:
         CheckpointError: it is of another network than the run's configuration says.
     """
-    network = build_network(agent.network, environment_spec(agent.environment_id, agent.environment_kwargs))
+    network = build_network(agent.network, spec, allowed_modules=allowed_modules)
     try:
-        network.load_state_dict(dict(checkpoint.parameters))
+        network.load_state_dict(dict(parameters))
     except RuntimeError as error:
         raise CheckpointError(f"checkpoint of another network: {' '.join(str(error).split())}") from error
     return network.eval()
@@ -158,15 +217,26 @@ def main() -> None:
     except ImpalaError as error:
         print(f"impala-evaluate: {error}", file=sys.stderr)  # noqa: T201 - the program's last word
         sys.exit(1)
-    print(json.dumps(summary) if config.json else _line(summary))  # noqa: T201 - this program's output
+    print(json.dumps(summary) if config.json else "\n".join(_lines(summary)))  # noqa: T201 - this program's output
 
 
-def _line(summary: dict[str, Any]) -> str:
+def _origin(checkpoint: Checkpoint, config: EvaluateConfig) -> dict[str, Any]:
+    return {"parameter_version": checkpoint.version, "env_steps": checkpoint.state["env_steps"], "greedy": config.greedy}
+
+
+def _lines(summary: Mapping[str, Any]) -> list[str]:
     manner = "greedy" if summary["greedy"] else "sampled"
+    origin = f"version {summary['parameter_version']} ({summary['env_steps']:,} steps), {manner}"
+    return [f"{task['environment']}, {origin}: {_figures(task)}" for task in summary.get("tasks", [summary])]
+
+
+def _figures(task: Mapping[str, Any]) -> str:
+    low, high = task["ci95"]
+    human = "" if task["human_normalised"] is None else f", human-normalised {task['human_normalised']:.1f}%"
     return (
-        f"{summary['environment']}, version {summary['parameter_version']} ({summary['env_steps']:,} steps), {manner}: "
-        f"mean return {summary['mean']:.1f} over {summary['episodes']} episodes "
-        f"(median {summary['median']:.1f}, std {summary['std']:.1f}, min {summary['min']:.1f}, max {summary['max']:.1f})"
+        f"mean return {task['mean']:.1f} over {task['episodes']} episodes "
+        f"(95% confidence {low:.1f} to {high:.1f}, median {task['median']:.1f}, std {task['std']:.1f}, "
+        f"min {task['min']:.1f}, max {task['max']:.1f}){human}"
     )
 
 

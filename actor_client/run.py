@@ -10,7 +10,7 @@ import torch
 from actor_client.actor import Actor
 from actor_client.client import Closed, LearnerClient
 from actor_client.config import ActorConfig
-from impala.environments import VectorEnvironment
+from impala.environments import Hosting, VectorEnvironment
 from impala.errors import ConfigError
 from impala.networks import build_network
 from impala.tokens import read_token
@@ -72,12 +72,12 @@ class ActorProcess:
     def _take_part(self, client: LearnerClient) -> bool:
         """Acts for one assignment; returns whether that was the last."""
         assignment = client.join(self._config.envs)
-        actor, environment = _build(assignment)
+        actor, environment = _build(assignment, self._config.hosting())
         log.info(
             "joined run %s at %s: %s x %d, unrolls of %d",
             assignment.run_id,
             self._config.learner,
-            assignment.agent.environment_id,
+            assignment.environment.environment_id,
             assignment.environments,
             assignment.unroll_spec.unroll_length,
         )
@@ -100,7 +100,7 @@ def _read_certificates(path: Path) -> bytes:
 
 def _act(client: LearnerClient, actor: Actor) -> None:
     version = 0
-    while (parameters := client.newest_parameters()) is not None:
+    while (parameters := client.next_parameters()) is not None:
         if parameters.version != version:
             version = parameters.version
             actor.load_parameters(version, parameters.tensors)
@@ -110,14 +110,19 @@ def _act(client: LearnerClient, actor: Actor) -> None:
             return
 
 
-def _build(assignment: Assignment) -> tuple[Actor, VectorEnvironment]:
-    agent = assignment.agent
-    environment = VectorEnvironment(agent.environment_id, agent.environment_kwargs, assignment.environments)
-    if environment.spec != assignment.unroll_spec.environment:
+def _build(assignment: Assignment, hosting: Hosting) -> tuple[Actor, VectorEnvironment]:
+    spec, config = assignment.unroll_spec, assignment.environment
+    environment = VectorEnvironment(
+        config,
+        assignment.environments,
+        last_action_reward=assignment.network.last_action_reward,
+        spec=spec.environment,
+        task=assignment.task,
+        hosting=hosting,
+    )
+    try:
+        network = build_network(assignment.network, spec.environment, allowed_modules=hosting.allowed_modules)
+        return Actor(environment, network, unroll_length=spec.unroll_length, seed=assignment.seed), environment
+    except BaseException:
         environment.close()
-        raise ConfigError(
-            f"environment: {agent.environment_id} is another one here than at the learner: "
-            f"expected {assignment.unroll_spec.environment}, came {environment.spec}"
-        )
-    network = build_network(agent.network, environment.spec)
-    return Actor(environment, network, unroll_length=agent.unroll_length, seed=assignment.seed), environment
+        raise

@@ -9,28 +9,48 @@ from typing import Any, Literal, Self, get_args
 
 from impala.errors import ConfigError
 
+NETWORKS = ("auto", "mlp", "minatar", "shallow", "deep")
+
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
     """The network."""
 
-    network: Literal["mlp"] = "mlp"
-    """mlp: separate tanh torsos for policy and value, for vector observations."""
+    network: str = "auto"
+    """mlp: tanh layers over everything, flattened. minatar: one small convolution, for images of about 10 x 10 (Young and Tian
+    2019). shallow, deep: the paper's (Figure 3), for images of about 84 x 84. MODULE:CLASS: a torso of one's own. auto: mlp
+    without images; with them minatar where height or width is below 36, else shallow, which a CPU can train; deep is for GPUs."""
     hidden_sizes: tuple[int, ...] = (64, 64)
-    """Widths of the hidden layers of each torso."""
+    """Widths of the hidden layers of mlp."""
+    frame_stack: int = 0
+    """Newest images that the network sees at once, as channels; the wire carries each once. 0: 4 for images of bytes without a
+    channel axis, such as Atari's, else 1."""
+    lstm_size: int = 0
+    """Width of an LSTM between torso and heads (the paper: 256); 0 for none."""
+    last_action_reward: bool = False
+    """Show the network the action and the clipped reward that led to each observation, as in the paper's Figure 3."""
+    normalise_observations: bool = False
+    """Scale float observations by their running mean and deviation, which are part of the weights."""
+    normalise_returns: bool = False
+    """Scale the value targets, each task's by its own running mean and deviation (PopArt; Hessel et al. 2018)."""
 
     def __post_init__(self) -> None:
-        known = get_args(NetworkConfig.__annotations__["network"])
-        if self.network not in known:
-            raise ConfigError(f"network: expected one of {', '.join(known)}, came {self.network!r}")
+        if self.network not in NETWORKS and ":" not in self.network:
+            raise ConfigError(f"network: expected one of {', '.join(NETWORKS)} or MODULE:CLASS, came {self.network!r}")
         if any(size < 1 for size in self.hidden_sizes):
             raise ConfigError(f"hidden_sizes: expected widths of at least 1, came {self.hidden_sizes}")
+        for name in ("frame_stack", "lstm_size"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name}: expected 0 or more, came {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
     """V-trace and the three losses. Defaults: the paper's Table G.1, rewards unclipped."""
 
+    correction: Literal["vtrace", "one-step", "epsilon", "none"] = "vtrace"
+    """How the lag between acting and learning is corrected (paper, section 5.2.2). one-step: the ratio on the policy gradient
+    alone. epsilon: no ratio, and log(pi + 1e-6). none: no ratio."""
     discount: float = 0.99
     """gamma."""
     baseline_cost: float = 0.5
@@ -51,6 +71,9 @@ class LossConfig:
     """Multiplies rewards after clipping. Small networks take long to reach values far from 1; entropy_cost weighs against it."""
 
     def __post_init__(self) -> None:
+        known = get_args(LossConfig.__annotations__["correction"])
+        if self.correction not in known:
+            raise ConfigError(f"correction: expected one of {', '.join(known)}, came {self.correction!r}")
         if not 0.0 <= self.discount <= 1.0:
             raise ConfigError(f"discount: expected 0 to 1, came {self.discount}")
         if not self.reward_scale > 0.0:
@@ -95,17 +118,26 @@ class OptimiserConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AgentConfig:
-    """What it takes to take part in a run: what `Join` carries and `config.json` keeps."""
+class EnvironmentConfig:
+    """One environment: a task."""
 
     environment_id: str
-    environment_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    network: NetworkConfig = field(default_factory=NetworkConfig)
-    unroll_length: int = 20
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    wrappers: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+    life_loss_terminates: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.environment_id:
+            raise ConfigError("env: expected the id of an environment, came ''")
 
     def to_json(self) -> dict[str, Any]:
         """Returns this configuration as plain JSON values."""
-        return asdict(self)
+        return {
+            "environment_id": self.environment_id,
+            "kwargs": dict(self.kwargs),
+            "wrappers": [[name, dict(kwargs)] for name, kwargs in self.wrappers],
+            "life_loss_terminates": self.life_loss_terminates,
+        }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
@@ -117,13 +149,67 @@ class AgentConfig:
         try:
             if unknown := values.keys() - {known.name for known in fields(cls)}:
                 raise TypeError(f"unknown: {sorted(unknown)}")
-            network = dict(values["network"])
-            network["hidden_sizes"] = tuple(int(size) for size in network["hidden_sizes"])
             return cls(
                 environment_id=str(values["environment_id"]),
-                environment_kwargs=dict(values["environment_kwargs"]),
-                network=NetworkConfig(**network),
+                kwargs=dict(values["kwargs"]),
+                wrappers=tuple((str(name), dict(kwargs)) for name, kwargs in values["wrappers"]),
+                life_loss_terminates=bool(values["life_loss_terminates"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ConfigError(f"environment: expected the fields of EnvironmentConfig, came {values} ({error!r})") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentConfig:
+    """What an agent is: its tasks, its network and its unrolls. `config.json` keeps it."""
+
+    environments: tuple[EnvironmentConfig, ...]
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    unroll_length: int = 20
+
+    def __post_init__(self) -> None:
+        if not self.environments:
+            raise ConfigError("environments: expected at least one, came none")
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns this configuration as plain JSON values."""
+        return {
+            "environments": [environment.to_json() for environment in self.environments],
+            "network": asdict(self.network),
+            "unroll_length": self.unroll_length,
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Returns the configuration that `to_json` wrote.
+
+        Raises:
+            ConfigError: a field is missing, unknown to this version, or of the wrong type.
+        """
+        try:
+            if unknown := values.keys() - {known.name for known in fields(cls)}:
+                raise TypeError(f"unknown: {sorted(unknown)}")
+            return cls(
+                environments=tuple(EnvironmentConfig.from_json(environment) for environment in values["environments"]),
+                network=network_from_json(values["network"]),
                 unroll_length=int(values["unroll_length"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ConfigError(f"agent configuration: expected the fields of AgentConfig, came {values} ({error!r})") from error
+
+
+def network_from_json(values: Mapping[str, Any]) -> NetworkConfig:
+    """Returns a network's configuration from JSON values.
+
+    Raises:
+        ConfigError: a field is unknown to this version or of the wrong type.
+    """
+    try:
+        network: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        defaults = NetworkConfig()
+        wrong = [name for name, value in network.items() if type(value) is not type(getattr(defaults, name))]
+        if wrong or not all(type(size) is int for size in network.get("hidden_sizes", ())):
+            raise TypeError(f"wrong type: {wrong or ['hidden_sizes']}")
+        return NetworkConfig(**network)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"network: expected the fields of NetworkConfig, came {values} ({error!r})") from error

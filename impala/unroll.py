@@ -2,6 +2,10 @@
 
 One convention, with no special cases. Row t is the transition x_t -> x_{t+1}. After an episode's last step, x_{t+1} is its true
 final observation, and transition t+1 is the reset, so that `is_first[t+2]`. Reset rows are real rows of zero weight.
+
+Environments that begin the next episode at once have no row for the reset: x_{t+1} is then the next episode's first observation
+already, `is_first[t+1]`. If the episode terminated, nothing of x_{t+1} is needed and row t counts; if it was truncated, its final
+observation is gone, and row t is given up as a reset row.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +34,7 @@ class Unroll(Generic[ArrayT]):
     Attributes:
         observations: entry name to [T+1, E, ...]: x_0 .. x_T.
         is_first: [T+1, E] bool: x_t is the first observation of an episode; recurrent state is zeroed before it is consumed.
-        actions: [T, E] int64: taken at x_t.
+        actions: [T, E] int64 for one choice, [T, E, k] int64 for several, [T, E, k] float32 for real numbers: taken at x_t.
         rewards: [T, E] float32: for leaving x_t, unclipped.
         terminated: [T, E] bool: the environment ended at x_{t+1}, which is worth nothing. A time limit is not termination.
         behaviour_log_probs: [T, E] float32: log mu(a_t | x_t), of the weights that acted.
@@ -58,35 +62,44 @@ class Unroll(Generic[ArrayT]):
         return int(self.actions.shape[1])
 
     @property
+    def reset_rows(self) -> ArrayT:
+        """[T, E] bool: rows of zero weight, the one place where that is decided: x_{t+1} is not where action t led to."""
+        rows: ArrayT = self.is_first[1:] & ~self.terminated
+        return rows
+
+    @property
     def env_steps(self) -> int:
         """Agent steps in it: T x E less the reset rows, in which no environment acted."""
-        return self.length * self.environments - int(self.is_first[1:].sum())
+        return self.length * self.environments - int(self.reset_rows.sum())
 
     def columns(self, start: int, stop: int) -> "Unroll[ArrayT]":
         """Returns columns start to stop (not included), as views."""
+        return self.by_column(lambda array, axis: array[:, start:stop] if axis else array[start:stop])
+
+    def by_column(self, function: Callable[[ArrayT, int], OtherT]) -> "Unroll[OtherT]":
+        """Returns an unroll with `function` applied to every array and the number of its axis E."""
         return Unroll(
-            observations={name: array[:, start:stop] for name, array in self.observations.items()},
-            is_first=self.is_first[:, start:stop],
-            actions=self.actions[:, start:stop],
-            rewards=self.rewards[:, start:stop],
-            terminated=self.terminated[:, start:stop],
-            behaviour_log_probs=self.behaviour_log_probs[:, start:stop],
-            initial_state={name: array[start:stop] for name, array in self.initial_state.items()},
-            parameter_version=self.parameter_version[start:stop],
+            observations={name: function(array, 1) for name, array in self.observations.items()},
+            is_first=function(self.is_first, 1),
+            actions=function(self.actions, 1),
+            rewards=function(self.rewards, 1),
+            terminated=function(self.terminated, 1),
+            behaviour_log_probs=function(self.behaviour_log_probs, 1),
+            initial_state={name: function(array, 0) for name, array in self.initial_state.items()},
+            parameter_version=function(self.parameter_version, 0),
         )
+
+    def arrays(self) -> list[ArrayT]:
+        """Returns every array, in the same order for all unrolls of a run, whatever the order of their entries."""
+        arrays: list[ArrayT] = [self.observations[name] for name in sorted(self.observations)]
+        arrays += [self.is_first, self.actions, self.rewards, self.terminated, self.behaviour_log_probs]
+        arrays += [self.initial_state[name] for name in sorted(self.initial_state)]
+        arrays.append(self.parameter_version)
+        return arrays
 
     def map(self, function: Callable[[ArrayT], OtherT]) -> "Unroll[OtherT]":
         """Returns an unroll with `function` applied to every array."""
-        return Unroll(
-            observations={name: function(array) for name, array in self.observations.items()},
-            is_first=function(self.is_first),
-            actions=function(self.actions),
-            rewards=function(self.rewards),
-            terminated=function(self.terminated),
-            behaviour_log_probs=function(self.behaviour_log_probs),
-            initial_state={name: function(array) for name, array in self.initial_state.items()},
-            parameter_version=function(self.parameter_version),
-        )
+        return self.by_column(lambda array, _: function(array))
 
 
 def concatenate(unrolls: Sequence[Unroll[np.ndarray]]) -> Unroll[np.ndarray]:

@@ -10,6 +10,11 @@ from torch import Tensor
 _MAX_LOG_RHO = 20.0
 
 
+def importance_ratios(log_rhos: Tensor) -> Tensor:
+    """Returns pi/mu, [...], from its logarithm, clamped at 20 before exp."""
+    return log_rhos.clamp(max=_MAX_LOG_RHO).exp()
+
+
 class VTraceReturns(NamedTuple):
     """What `vtrace` returns; both detached, of the shape and dtype of `values`."""
 
@@ -62,7 +67,7 @@ def vtrace(
     if rho_bar < c_bar:
         raise ValueError(f"rho_bar: expected at least c_bar ({c_bar}), came {rho_bar}")
     with torch.no_grad():
-        rhos = log_rhos.clamp(max=_MAX_LOG_RHO).exp()
+        rhos = importance_ratios(log_rhos)
         next_values = torch.cat([values[1:], bootstrap_value.unsqueeze(0)])
         deltas = rhos.clamp(max=rho_bar) * (rewards + discounts * next_values - values)
         traces = discounts * rhos.clamp(max=c_bar) * lambda_

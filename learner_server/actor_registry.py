@@ -13,6 +13,8 @@ from impala.errors import InvalidMessage, Mismatch
 # is one that will never be sent: those that an earlier learner process answered after its last checkpoint.
 _MAX_ABOVE = 1024
 
+# An actor that has not called for this long is not counted as taking part.
+ACTOR_SILENCE_SECONDS = 10.0
 
 _FORGET_SECONDS = 86_400.0
 
@@ -54,6 +56,7 @@ class Actor:
     actor_id: str
     index: int
     incarnation: int
+    task: int = 0
     host: str = ""
     environments: int = 0
     joins: int = 0
@@ -66,9 +69,14 @@ class Actor:
 
 
 class ActorRegistry:
-    """The actors of a run, by id. Written by the gRPC event loop, read by the training thread."""
+    """The actors of a run, by id. Written by the gRPC event loop, read by the training thread.
 
-    def __init__(self) -> None:
+    Args:
+        tasks: over which actors are spread, each new one to a task that has the fewest.
+    """
+
+    def __init__(self, tasks: int = 1) -> None:
+        self._tasks = tasks
         self._lock = threading.Lock()
         self._actors: dict[str, Actor] = {}
         self._next_index = 0
@@ -84,7 +92,7 @@ class ActorRegistry:
         with self._lock:
             actor = self._actors.get(actor_id)
             if actor is None:
-                actor = Actor(actor_id, self._next_index, incarnation)
+                actor = Actor(actor_id, self._next_index, incarnation, task=self._neediest_task())
                 self._actors[actor_id] = actor
                 self._next_index += 1
             elif incarnation < actor.incarnation:
@@ -96,6 +104,10 @@ class ActorRegistry:
             actor.joins += 1
             actor.last_seen = time.monotonic()
             return actor
+
+    def _neediest_task(self) -> int:
+        taking_part = [actor.task for actor in self._seen_within(ACTOR_SILENCE_SECONDS)]
+        return min(range(self._tasks), key=taking_part.count)
 
     def find(self, actor_id: str, incarnation: int) -> Actor:
         """Returns an actor that joined this learner process, and notes that it was seen.
@@ -158,11 +170,12 @@ class ActorRegistry:
 
     def seen_within(self, seconds: float) -> list[Actor]:
         """Returns copies of the actors that called within the last `seconds`, or wait for an answer."""
-        since = time.monotonic() - seconds
         with self._lock:
-            return [
-                replace(actor) for actor in self._actors.values() if actor.joins and (actor.last_seen >= since or actor.waiting)
-            ]
+            return [replace(actor) for actor in self._seen_within(seconds)]
+
+    def _seen_within(self, seconds: float) -> list[Actor]:
+        since = time.monotonic() - seconds
+        return [actor for actor in self._actors.values() if actor.joins and (actor.last_seen >= since or actor.waiting)]
 
     def snapshot(self) -> list[Actor]:
         """Returns copies of all actors, in the order in which they first joined, their ledgers shared."""
@@ -181,6 +194,7 @@ class ActorRegistry:
             actors = {
                 actor.actor_id: {
                     "index": actor.index,
+                    "task": actor.task,
                     "incarnation": actor.incarnation,
                     "env_steps": actor.env_steps,
                     "parameter_version": actor.parameter_version,
@@ -202,6 +216,7 @@ class ActorRegistry:
                     actor_id,
                     kept["index"],
                     kept["incarnation"],
+                    task=kept["task"],
                     env_steps=kept["env_steps"],
                     parameter_version=kept.get("parameter_version", 0),
                     last_seen=time.monotonic(),

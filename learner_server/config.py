@@ -1,12 +1,14 @@
 """The learner's configuration: one frozen dataclass that is also its `--help`."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from impala.addresses import LOOPBACK_HOSTS, split_address
-from impala.config import AgentConfig, LossConfig, NetworkConfig, OptimiserConfig
+from impala.config import AgentConfig, EnvironmentConfig, LossConfig, NetworkConfig, OptimiserConfig
+from impala.environments import Hosting
 from impala.errors import ConfigError
 
 
@@ -15,10 +17,19 @@ class LearnerConfig:
     """Trains one agent by IMPALA from the unrolls that actors send."""
 
     # What to train.
-    env: str
-    """Gymnasium environment id, for example CartPole-v1."""
+    env: tuple[str, ...]
+    """Gymnasium environment id, for example CartPole-v1, or MODULE:ID for one's own. Several make one agent for many tasks."""
     env_kwargs: str = "{}"
-    """Keyword arguments for the environment, as a JSON object."""
+    """Keyword arguments for the environment, as a JSON object; or a JSON array of one object for each environment."""
+    wrappers: str = "[]"
+    """Wrappers to put around single environments, innermost first: a JSON array of names, or of [name, keyword arguments]; a name
+    is one of gymnasium.wrappers, or MODULE:CLASS."""
+    life_loss_terminates: bool = True
+    """A life lost is worth nothing from there, as in the paper's Atari runs, though the game and its return go on."""
+    allow_module: tuple[str, ...] = ()
+    """Python modules with environments, wrappers or networks to import, here and by local actors."""
+    vectorization: Literal["auto", "native", "sync", "async"] = "auto"
+    """How local actors step environments side by side; see impala-actor."""
     preset: str = ""
     """Named defaults; flags given besides override them. One of: cartpole."""
     total_steps: int = 1_000_000
@@ -61,11 +72,18 @@ class LearnerConfig:
     queue_batches: int = 1
     """Batches that may wait before actors do. More hides jitter; every one adds a version of policy lag."""
     max_in_flight: int = 2
-    """Unrolls that an actor may have under way at once."""
+    """Unrolls that an actor may have under way at once, the one that it collects included. 1: it collects, sends, waits for the
+    answer and for new weights, in turn, and policy lag is least; 2: it collects while one is on its way, and latency is hidden."""
     max_policy_lag: int = 1000
     """Unrolls of weights that are more versions old than this are dropped."""
     max_envs: int = 1024
     """Most environments that one actor may step."""
+    replay_fraction: float = 0.0
+    """Share of each batch that is drawn from trajectories trained on before (paper, section 5.2.2: 0.5)."""
+    replay_unrolls: int = 10_000
+    """Trajectories kept for replay, the oldest leaving first (paper: 10,000). Their memory is stated at the start."""
+    inject_lag: int = 0
+    """For experiments: actors are served weights of so many updates before the newest."""
 
     # What to keep and to show.
     checkpoint_seconds: float = 60.0
@@ -80,10 +98,22 @@ class LearnerConfig:
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
 
     def __post_init__(self) -> None:
-        self._env_kwargs()
+        if not isinstance(self.env, tuple):
+            return  # type: ignore[unreachable]  # the command line's template, in which --env is still missing
+        if not self.env:
+            raise ConfigError("env: expected the id of an environment, came none")
+        self.environments()
         _at_least(self, 1, "total_steps", "envs", "unroll_length", "batch_size", "queue_batches", "max_in_flight", "threads")
-        _at_least(self, 0, "actors", "seed", "max_policy_lag", "settle_steps")
-        _at_least(self, 1, "max_envs", "keep_checkpoints")
+        _at_least(self, 0, "actors", "seed", "max_policy_lag", "settle_steps", "inject_lag")
+        _at_least(self, 1, "max_envs", "keep_checkpoints", "replay_unrolls")
+        if not 0.0 <= self.replay_fraction < 1.0:
+            raise ConfigError(f"replay_fraction: expected at least 0 and below 1, came {self.replay_fraction}")
+        if len(self.env) > 1 and self.stop_at_return is not None:
+            raise ConfigError("stop_at_return: expected one environment with it, for the returns of several are not alike")
+        if len(self.env) > self.batch_size:
+            raise ConfigError(f"batch_size: expected a trajectory for each of {len(self.env)} environments, came {self.batch_size}")
+        if 0 < self.actors < len(self.env):
+            raise ConfigError(f"actors: expected one for each of {len(self.env)} environments, or 0, came {self.actors}")
         if self.envs > self.max_envs:
             raise ConfigError(f"envs: expected at most max_envs ({self.max_envs}), came {self.envs}")
         if not 0.0 < self.log_seconds <= 1.0:
@@ -101,24 +131,54 @@ class LearnerConfig:
                 "or say --insecure on a network that you trust"
             )
 
+    @property
+    def fresh_trajectories(self) -> int:
+        """Trajectories in a batch that were not trained on before."""
+        return max(1, self.batch_size - round(self.batch_size * self.replay_fraction))
+
     def agent(self) -> AgentConfig:
         """Returns what actors and evaluation need to know."""
-        return AgentConfig(
-            environment_id=self.env, environment_kwargs=self._env_kwargs(), network=self.network, unroll_length=self.unroll_length
+        return AgentConfig(environments=self.environments(), network=self.network, unroll_length=self.unroll_length)
+
+    def hosting(self) -> Hosting:
+        """Returns how this machine makes environments."""
+        return Hosting(vectorization=self.vectorization, allowed_modules=self.allow_module)
+
+    def environments(self) -> tuple[EnvironmentConfig, ...]:
+        """Returns the run's tasks."""
+        wrappers = self._wrappers()
+        return tuple(
+            EnvironmentConfig(
+                environment_id=environment_id, kwargs=kwargs, wrappers=wrappers, life_loss_terminates=self.life_loss_terminates
+            )
+            for environment_id, kwargs in zip(self.env, self._env_kwargs(), strict=True)
         )
 
     def to_json(self) -> dict[str, Any]:
         """Returns the whole configuration as JSON values, for the record."""
         return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
 
-    def _env_kwargs(self) -> dict[str, Any]:
-        try:
-            kwargs = json.loads(self.env_kwargs)
-        except ValueError as error:
-            raise ConfigError(f"env_kwargs: expected a JSON object, came {self.env_kwargs!r} ({error})") from error
-        if not isinstance(kwargs, dict):
-            raise ConfigError(f"env_kwargs: expected a JSON object, came {self.env_kwargs!r}")
-        return kwargs
+    def _env_kwargs(self) -> list[dict[str, Any]]:
+        expected = f"a JSON object, or an array of {len(self.env)} objects"
+        kwargs = _parse_json(self.env_kwargs, "env_kwargs", expected)
+        each = kwargs if isinstance(kwargs, list) else [kwargs] * len(self.env)
+        if len(each) != len(self.env) or not all(isinstance(entry, dict) for entry in each):
+            raise ConfigError(f"env_kwargs: expected {expected}, came {self.env_kwargs!r}")
+        return each
+
+    def _wrappers(self) -> tuple[tuple[str, Mapping[str, Any]], ...]:
+        expected = "a JSON array of names or of [name, keyword arguments]"
+        entries = _parse_json(self.wrappers, "wrappers", expected)
+        wrappers: list[tuple[str, Mapping[str, Any]]] = []
+        for entry in entries if isinstance(entries, list) else [None]:
+            match entry:
+                case str(name):
+                    wrappers.append((name, {}))
+                case [str(name), dict(kwargs)]:
+                    wrappers.append((name, kwargs))
+                case _:
+                    raise ConfigError(f"wrappers: expected {expected}, came {self.wrappers!r}")
+        return tuple(wrappers)
 
     def identity(self) -> dict[str, Any]:
         """Returns, as JSON values, what decides what a run learns: a run directory belongs to one such configuration.
@@ -131,6 +191,9 @@ class LearnerConfig:
             "seed": self.seed,
             "batch_size": self.batch_size,
             "total_steps": self.total_steps,
+            "replay_fraction": self.replay_fraction,
+            "replay_unrolls": self.replay_unrolls,
+            "inject_lag": self.inject_lag,
             "loss": asdict(self.loss),
             "optimiser": asdict(self.optimiser),
         }
@@ -140,3 +203,10 @@ def _at_least(config: LearnerConfig, least: int, *names: str) -> None:
     for name in names:
         if getattr(config, name) < least:
             raise ConfigError(f"{name}: expected at least {least}, came {getattr(config, name)}")
+
+
+def _parse_json(text: str, field: str, expected: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"{field}: expected {expected}, came {text!r} ({error})") from error

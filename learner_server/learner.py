@@ -29,7 +29,7 @@ class StepReport:
         grad_norm: global gradient norm before clipping.
         learning_rate: that was used.
         policy_lags: [B] versions between the weights that acted and those that learnt.
-        skipped: loss or gradient was not finite; weights and version are as before.
+        skipped: loss or gradient was not finite; weights, running statistics and version are as before.
     """
 
     loss: ImpalaLoss
@@ -70,10 +70,10 @@ class Learner:
         self._optimiser = build_optimiser(optimiser, self._weights)
 
     def step(self, batch: Unroll[np.ndarray], env_steps: int, *, rate_scale: float = 1.0) -> StepReport:
-        """Takes one gradient step on a batch and makes the weights a new version.
+        """Takes one gradient step on a batch and makes the weights, with the network's running statistics, a new version.
 
         Args:
-            batch: [T, B] trajectories.
+            batch: [T, B] trajectories, fresh ones and replayed ones alike.
             env_steps: agent steps trained on before this batch, for the schedule.
             rate_scale: multiplies the schedule's learning rate.
         """
@@ -93,6 +93,8 @@ class Learner:
             self.skipped_updates += 1
         else:
             self._optimiser.step()
+            # Statistics are part of the new version, and of none where the step is skipped.
+            self.network.update_statistics(unroll.observations, unroll.is_first, loss.vs, loss.valid)
             self.updates += 1
             self.version += 1
         return StepReport(loss=loss, grad_norm=grad_norm, learning_rate=learning_rate, policy_lags=lags, skipped=skipped)
@@ -106,7 +108,7 @@ class Learner:
         }
 
     def restore(self, parameters: Mapping[str, Tensor], optimiser: Mapping[str, Tensor]) -> None:
-        """Takes over the weights and the optimiser's tensors of a checkpoint.
+        """Takes over the weights, the running statistics among them, and the optimiser's tensors of a checkpoint.
 
         Raises:
             CheckpointError: they are those of another network or optimiser.

@@ -4,6 +4,7 @@ import logging
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,11 +37,11 @@ class LocalActors:
 
     Args:
         logs: folder for what they print, a file an actor.
-        token_file: of the token that they show.
+        flags: more for their command line.
     """
 
-    def __init__(self, count: int, address: str, logs: Path, *, token_file: Path | None = None) -> None:
-        self._flags = ["--learner", address] + (["--token-file", str(token_file)] if token_file else [])
+    def __init__(self, count: int, address: str, logs: Path, *, flags: Sequence[str] = ()) -> None:
+        self._flags = ["--learner", address, *flags]
         self._logs = logs
         if count:
             logs.mkdir(exist_ok=True)

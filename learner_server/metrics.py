@@ -14,7 +14,8 @@ import torch
 from impala.losses import ImpalaLoss
 from learner_server.learner import StepReport
 
-_LOSS_FIELDS = tuple(field.name for field in fields(ImpalaLoss))
+# All but what is there for each row of the batch.
+_LOSS_FIELDS = tuple(field.name for field in fields(ImpalaLoss) if field.name not in {"vs", "valid"})
 
 # steps_per_second is over this window, so that one slow interval does not read as a slow run.
 _RATE_WINDOW_SECONDS = 3.0
@@ -95,8 +96,15 @@ class MetricsWriter:
         self._file.write(json.dumps(clean) + "\n")
         self._file.flush()
         for name, value in clean.items():
-            if isinstance(value, int | float) and name != "env_steps":
-                self._events.add_scalar(name, value, clean["env_steps"])
+            if name.endswith("_by_task"):
+                for task, entry in enumerate(value):
+                    self._add_scalar(f"{name}/{task}", entry, clean["env_steps"])
+            elif name != "env_steps":
+                self._add_scalar(name, value, clean["env_steps"])
+
+    def _add_scalar(self, name: str, value: Any, env_steps: int) -> None:
+        if isinstance(value, int | float):
+            self._events.add_scalar(name, value, env_steps)
 
     def close(self) -> None:
         """Flushes and closes both."""
@@ -105,4 +113,6 @@ class MetricsWriter:
 
 
 def _finite_or_none(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_finite_or_none(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -9,7 +9,7 @@ from impala.errors import ConfigError
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     # CartPole-v1 to 475 in seconds on two cores; docs/results.md has the seeds.
     "cartpole": {
-        "env": "CartPole-v1",
+        "env": ("CartPole-v1",),
         "total_steps": 600_000,
         "stop_at_return": 475.0,
         "settle_steps": 50_000,

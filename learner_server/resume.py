@@ -6,7 +6,7 @@ do versions: actors still hold weights that the killed process published.
 """
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,18 +18,6 @@ from run_directory.layout import RunDirectory
 # beyond the last line is one that no earlier process used.
 VERSIONS_BETWEEN_LINES = 1000
 
-_NOTHING: Mapping[str, Any] = {
-    "env_steps": 0,
-    "learner_updates": 0,
-    "skipped_updates": 0,
-    "steps_received": 0,
-    "dropped_by_rule": {},
-    "steps_lost": 0,
-    "episodes": 0,
-    "recent_returns": (),
-    "seconds": 0.0,
-}
-
 
 @dataclass(frozen=True, kw_only=True)
 class StartingPoint:
@@ -39,6 +27,7 @@ class StartingPoint:
         checkpoint: weights, optimiser, random states and actors to take over; None for a new run.
         version: the first parameter version to publish.
         steps_lost: steps among `steps_trained` that no weights remember, trained on after the checkpoint.
+        trained_by_task, episodes, recent_returns: task by task.
     """
 
     checkpoint: Checkpoint | None = None
@@ -50,38 +39,54 @@ class StartingPoint:
     steps_trained: int = 0
     steps_dropped: Mapping[str, int] = field(default_factory=dict)
     steps_lost: int = 0
-    episodes: int = 0
-    recent_returns: tuple[float, ...] = ()
+    trained_by_task: Sequence[int] = (0,)
+    episodes: Sequence[int] = (0,)
+    recent_returns: Sequence[Sequence[float]] = ((),)
     seconds: float = 0.0
 
 
-def find_starting_point(directory: RunDirectory) -> StartingPoint:
-    """Returns where the run in `directory` stands.
+def find_starting_point(directory: RunDirectory, tasks: int = 1) -> StartingPoint:
+    """Returns where the run of so many tasks in `directory` stands.
 
     Raises:
         CheckpointError: it has checkpoints, and not one is whole.
     """
     checkpoint = load_newest_checkpoint(directory.checkpoints)
     shown = read_last_metrics(directory.metrics) or {}
-    if checkpoint is None and not shown:
-        return StartingPoint()
     # Metrics without a checkpoint: not one could be written. The weights begin anew, versions and counters do not.
-    version, kept = (checkpoint.version, checkpoint.state) if checkpoint else (0, {**_NOTHING, "run_id": uuid.uuid4().hex[:12]})
+    version, kept = (checkpoint.version, checkpoint.state) if checkpoint else (0, _nothing(tasks))
     newest = shown if shown.get("env_steps", -1) >= kept["env_steps"] else kept
     return StartingPoint(
         checkpoint=checkpoint,
         run_id=kept["run_id"],
-        version=_next_version(version, shown),
+        version=_next_version(version, shown) if checkpoint or shown else 1,
         learner_updates=newest["learner_updates"],
         skipped_updates=newest["skipped_updates"],
         steps_received=newest["steps_received"],
         steps_trained=newest["env_steps"],
         steps_dropped=_with_waiting_dropped(newest),
         steps_lost=kept["steps_lost"] + newest["env_steps"] - kept["env_steps"],
-        episodes=max(kept["episodes"], newest["episodes"]),
-        recent_returns=tuple(kept["recent_returns"]),
+        trained_by_task=newest["trained_by_task"],
+        episodes=[max(pair) for pair in zip(kept["episodes_by_task"], newest["episodes_by_task"], strict=True)],
+        recent_returns=kept["recent_returns"],
         seconds=max(kept["seconds"], newest["seconds"]),
     )
+
+
+def _nothing(tasks: int) -> dict[str, Any]:
+    return {
+        "run_id": uuid.uuid4().hex[:12],
+        "env_steps": 0,
+        "learner_updates": 0,
+        "skipped_updates": 0,
+        "steps_received": 0,
+        "dropped_by_rule": {},
+        "steps_lost": 0,
+        "trained_by_task": [0] * tasks,
+        "episodes_by_task": [0] * tasks,
+        "recent_returns": [()] * tasks,
+        "seconds": 0.0,
+    }
 
 
 def _next_version(checkpoint_version: int, shown: Mapping[str, Any]) -> int:

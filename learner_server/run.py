@@ -1,6 +1,7 @@
 """A learner process from start to end: puts the parts together, trains, and takes them apart again."""
 
 import logging
+import re
 import threading
 import time
 from dataclasses import dataclass
@@ -12,13 +13,14 @@ import torch
 from rich.console import Console
 
 from impala.addresses import split_address
-from impala.environments import environment_spec
+from impala.environments import agent_spec
 from impala.errors import ConfigError
 from impala.networks import Network, build_network
+from impala.replay import TrajectoryReplay
 from impala.specs import EntrySpec, EnvironmentSpec, UnrollSpec
 from impala.tokens import read_token
 from impala.wire import Assignment, spec_digest
-from learner_server.actor_registry import Actor, ActorRegistry
+from learner_server.actor_registry import ACTOR_SILENCE_SECONDS, Actor, ActorRegistry
 from learner_server.config import LearnerConfig
 from learner_server.curve import draw_curve
 from learner_server.episodes import EpisodeLog
@@ -31,7 +33,7 @@ from learner_server.resume import StartingPoint, find_starting_point
 from learner_server.security import server_credentials
 from learner_server.server import LearnerServer
 from learner_server.servicer import LearnerServicer
-from learner_server.training import ACTOR_SILENCE_SECONDS, End, Training
+from learner_server.training import End, Training
 from learner_server.unroll_queue import UnrollQueue
 from run_directory.layout import RunDirectory
 
@@ -62,11 +64,11 @@ def run_learner(config: LearnerConfig, console: Console, stop: threading.Event) 
     """
     torch.set_num_threads(config.threads)
     device, agent = _device(config), config.agent()
-    spec = environment_spec(agent.environment_id, agent.environment_kwargs)
+    spec = agent_spec(agent, config.hosting())
     access = _Access.of(config)
     directory = RunDirectory(config.run_dir or default_run_dir(config))
     with directory.claim(config.identity(), config.to_json()):
-        start = find_starting_point(directory)
+        start = find_starting_point(directory, len(config.env))
         learner = _build_learner(config, spec, device, start)
         _describe(console, config, directory, start)
         return _Service(
@@ -112,17 +114,17 @@ class _Service:
         )
         self._digest = spec_digest(config.agent(), self._spec, run_id=start.run_id)
         self._queue = UnrollQueue(
-            capacity=config.queue_batches * config.batch_size,
+            capacity=config.queue_batches * config.fresh_trajectories,
             max_line=_MAX_LINE,
             received=start.steps_received,
-            trained=start.steps_trained,
+            trained=start.trained_by_task,
             dropped=start.steps_dropped,
         )
-        self._store = ParameterStore()
-        self._actors = ActorRegistry()
+        self._store = ParameterStore(inject_lag=config.inject_lag)
+        self._actors = ActorRegistry(len(config.env))
         if start.checkpoint is not None:
             self._actors.restore(start.checkpoint.state["actors"])
-        self._episodes = EpisodeLog(count=start.episodes, recent_returns=start.recent_returns, seconds=start.seconds)
+        self._episodes = EpisodeLog(counts=start.episodes, recent_returns=start.recent_returns, seconds=start.seconds)
         self._servicer = LearnerServicer(
             assign=self._assign,
             spec=self._spec,
@@ -148,7 +150,7 @@ class _Service:
         self._console.print(f"learner listens on {address}", highlight=False)
         try:
             local = f"127.0.0.1:{self._server.local_port}"
-            actors = LocalActors(self._config.actors, local, self._directory.logs, token_file=self._config.token_file)
+            actors = LocalActors(self._config.actors, local, self._directory.logs, flags=self._local_actor_flags())
             try:
                 end, figures = self._train(writer, actors, stop)
             finally:
@@ -161,7 +163,7 @@ class _Service:
     def _train(self, writer: MetricsWriter, actors: LocalActors, stop: threading.Event) -> tuple[End, dict[str, Any]]:
         display = ProgressDisplay(
             self._console,
-            title=f"IMPALA  {self._config.env}  seed {self._config.seed}",
+            title=f"IMPALA  {', '.join(self._config.env)}  seed {self._config.seed}",
             total_steps=self._config.total_steps,
             stop_at_return=self._config.stop_at_return,
         )
@@ -175,6 +177,7 @@ class _Service:
             episodes=self._episodes,
             writer=writer,
             start=self._start,
+            replay=self._replay(),
             refused=lambda: dict(self._servicer.refused),
             show=display.show,
             look_after_actors=actors.look_after,
@@ -196,6 +199,25 @@ class _Service:
             self._say_farewell()
         return end, figures
 
+    def _replay(self) -> TrajectoryReplay | None:
+        config = self._config
+        if not config.replay_fraction:
+            return None
+        mebibytes = config.replay_unrolls * TrajectoryReplay.bytes_per_trajectory(self._spec) / 2**20
+        self._console.print(f"replay: {config.replay_unrolls:,} trajectories, up to {mebibytes:,.0f} MiB", highlight=False)
+        replay = TrajectoryReplay(config.replay_unrolls, seed=config.seed)
+        if self._start.checkpoint is not None:
+            replay.random_state = self._start.checkpoint.state["replay_random_state"]
+        return replay
+
+    def _local_actor_flags(self) -> list[str]:
+        flags = ["--vectorization", self._config.vectorization]
+        if self._config.token_file:
+            flags += ["--token-file", str(self._config.token_file)]
+        if self._config.allow_module:
+            flags += ["--allow-module", *self._config.allow_module]
+        return flags
+
     def _say_farewell(self) -> None:
         """Goes on answering until every actor that called lately has heard that the run is over."""
         deadline = time.monotonic() + _FAREWELL_SECONDS
@@ -212,7 +234,7 @@ class _Service:
         lines = [f"{_HEADLINES[end]}: {figures}"]
         if end is End.STOPPED:
             lines.append(f"to go on: the same command with --run-dir {path}")
-        title, target = f"{self._config.env}, seed {self._config.seed}", self._config.stop_at_return
+        title, target = f"{', '.join(self._config.env)}, seed {self._config.seed}", self._config.stop_at_return
         if draw_curve(self._directory.metrics, self._directory.curve, title=title, target=target):
             lines.append(f"curve: {self._directory.curve}")
         lines.append(f"evaluate: impala-evaluate --run-dir {path}")
@@ -227,7 +249,9 @@ class _Service:
         return Assignment(
             run_id=self._start.run_id,
             spec_digest=self._digest,
-            agent=self._config.agent(),
+            environment=self._config.environments()[actor.task],
+            task=actor.task,
+            network=self._config.network,
             unroll_spec=self._spec,
             environments=environments or self._config.envs,
             seed=seed % 2**31,
@@ -237,7 +261,8 @@ class _Service:
 
 def default_run_dir(config: LearnerConfig) -> Path:
     """Returns a new name under runs/."""
-    return Path("runs") / f"{config.env.replace('/', '-')}-seed{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+    names = "+".join(re.sub(r"[^\w.-]", "-", environment) for environment in config.env)
+    return Path("runs") / f"{names}-seed{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def _device(config: LearnerConfig) -> torch.device:
@@ -248,7 +273,7 @@ def _device(config: LearnerConfig) -> torch.device:
 
 def _build_learner(config: LearnerConfig, spec: EnvironmentSpec, device: torch.device, start: StartingPoint) -> Learner:
     torch.manual_seed(config.seed)
-    network = build_network(config.network, spec).to(device)
+    network = build_network(config.network, spec, allowed_modules=config.allow_module).to(device)
     learner = Learner(network, config.loss, config.optimiser, total_steps=config.total_steps, device=device, version=start.version)
     learner.updates, learner.skipped_updates = start.learner_updates, start.skipped_updates
     if start.checkpoint is not None:

@@ -80,7 +80,7 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         spec: what its unrolls must look like.
         spec_digest: what they must carry.
         max_policy_lag: unrolls whose weights are more versions old than this are refused as stale.
-        on_unroll: called with each accepted unroll's episodes and age in seconds.
+        on_unroll: called with each accepted unroll's episodes, age in seconds and task.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         store: ParameterStore,
         actors: ActorRegistry,
         max_policy_lag: int,
-        on_unroll: Callable[[list[Episode], float], None],
+        on_unroll: Callable[[list[Episode], float, int], None],
     ) -> None:
         self._assign = assign
         self._spec = spec
@@ -174,7 +174,7 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         self, actor: Actor, request: pb.SubmitTrajectoryRequest, unroll: Unroll[np.ndarray], episodes: list[Episode]
     ) -> None:
         with self._actors.waiting(actor):
-            await self._queue.put(unroll)
+            await self._queue.put(unroll, actor.task)
         self._actors.record(
             actor,
             request.incarnation,
@@ -183,7 +183,7 @@ class LearnerServicer(pb_grpc.LearnerServicer):
             env_steps=unroll.env_steps,
             parameter_version=request.unroll.parameter_version,
         )
-        self._on_unroll(episodes, request.age_seconds)
+        self._on_unroll(episodes, request.age_seconds, actor.task)
 
     def _entered(self, key: tuple[str, int, int], task: asyncio.Task[None]) -> None:
         del self._entering[key]
@@ -196,7 +196,7 @@ class LearnerServicer(pb_grpc.LearnerServicer):
     ) -> pb.SubmitTrajectoryResponse:
         self._queue.count_dropped("stale", unroll.env_steps)
         self._actors.record(actor, request.incarnation, request.sequence, accepted=False, env_steps=0, parameter_version=0)
-        self._on_unroll(episodes, request.age_seconds)
+        self._on_unroll(episodes, request.age_seconds, actor.task)
         return self._response(reason=pb.REASON_STALE)
 
     def _run_is_over(self, actor: Actor) -> pb.SubmitTrajectoryResponse:

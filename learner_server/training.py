@@ -7,10 +7,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
 from impala.errors import CheckpointError, Diverged
-from learner_server.actor_registry import ActorRegistry
+from impala.replay import TrajectoryReplay
+from impala.unroll import Unroll, concatenate
+from learner_server.actor_registry import ACTOR_SILENCE_SECONDS, ActorRegistry
 from learner_server.config import LearnerConfig
 from learner_server.episodes import EpisodeLog
 from learner_server.learner import Learner
@@ -23,11 +26,11 @@ from run_directory.layout import RunDirectory
 
 log = logging.getLogger(__name__)
 
-# An actor that has not called for this long is not counted as taking part.
-ACTOR_SILENCE_SECONDS = 10.0
-
 # One batch with an infinity in it may happen; this many say that the weights themselves are lost.
 _MOST_SKIPPED_IN_A_ROW = 100
+
+# A task none of whose actors has called for this long is not waited for: longer than any unroll takes to collect.
+_TASK_SILENCE_SECONDS = 30.0
 
 # How long the loop waits for a batch before it looks whether to log, to checkpoint or to end.
 _PATIENCE_SECONDS = 0.1
@@ -46,6 +49,7 @@ class Training:
 
     Args:
         start: where the run stands.
+        replay: where part of each batch comes from; None for none.
         refused: returns the counts of refused messages, by status and field.
         show: called with each log interval's figures.
         look_after_actors: called once a log interval.
@@ -63,6 +67,7 @@ class Training:
         episodes: EpisodeLog,
         writer: MetricsWriter,
         start: StartingPoint,
+        replay: TrajectoryReplay | None,
         refused: Callable[[], dict[str, int]],
         show: Callable[[dict[str, Any]], None],
         look_after_actors: Callable[[], None],
@@ -76,6 +81,7 @@ class Training:
         self._episodes = episodes
         self._writer = writer
         self._start = start
+        self._replay = replay
         self._refused = refused
         self._show = show
         self._look_after_actors = look_after_actors
@@ -100,7 +106,7 @@ class Training:
             if end is not None:
                 return end
             waited_from = time.monotonic()
-            batch = self._queue.take_batch(self._config.batch_size, _PATIENCE_SECONDS)
+            batch = self._queue.take_batch(self._config.fresh_trajectories, _PATIENCE_SECONDS)
             self._interval.add_wait(time.monotonic() - waited_from)
             if batch is not None:
                 self._train(batch)
@@ -108,7 +114,7 @@ class Training:
 
     def drain(self) -> None:
         """Trains on what the closed queue still holds."""
-        while (batch := self._queue.take_rest(self._config.batch_size)) is not None:
+        while (batch := self._queue.take_rest(self._config.fresh_trajectories)) is not None:
             self._train(batch)
 
     def finish(self, end: End) -> dict[str, Any]:
@@ -140,17 +146,25 @@ class Training:
             return 1.0
         return max(0.0, 1.0 - (self._env_steps - self._settle_from) / max(1, self._config.settle_steps))
 
-    def _train(self, batch: Any) -> None:
-        report = self._learner.step(batch, self._env_steps, rate_scale=self._rate_scale())
-        env_steps = batch.env_steps
-        self._env_steps += env_steps
-        self._queue.mark_trained(env_steps)
+    def _train(self, fresh: Unroll[np.ndarray]) -> None:
+        report = self._learner.step(self._with_replayed(fresh), self._env_steps, rate_scale=self._rate_scale())
+        # Replayed steps are not counted: they were when they were fresh.
+        self._env_steps += fresh.env_steps
+        self._queue.mark_trained()
         self._interval.add_step(report)
         if report.skipped:
             self._skip()
         else:
             self._skipped_in_a_row = 0
             self._store.publish(self._learner.version, self._learner.network.state_dict())
+            if self._replay is not None:
+                # After the step, so that none is in one batch twice, and none comes again that made it fail.
+                self._replay.add(fresh)
+
+    def _with_replayed(self, fresh: Unroll[np.ndarray]) -> Unroll[np.ndarray]:
+        """Returns a batch of fresh trajectories and, once there are any, of earlier ones."""
+        count = self._config.batch_size - self._config.fresh_trajectories
+        return concatenate([fresh, self._replay.sample(count)]) if self._replay and count else fresh
 
     def _skip(self) -> None:
         self._skipped_in_a_row += 1
@@ -165,6 +179,7 @@ class Training:
             self._next_log = now + self._config.log_seconds
             self._log()
             self._look_after_actors()
+            self._queue.serve({actor.task for actor in self._actors.seen_within(_TASK_SILENCE_SECONDS)})
         if now >= self._next_checkpoint:
             self._next_checkpoint = now + self._config.checkpoint_seconds
             self._save()
@@ -185,7 +200,10 @@ class Training:
             "env_steps": account.trained,
             "learner_updates": self._learner.updates,
             "mean_return_100": self._episodes.mean_return_100,
-            "episodes": self._episodes.count,
+            "episodes": sum(self._episodes.counts),
+            "trained_by_task": account.trained_by_task,
+            "episodes_by_task": self._episodes.counts,
+            "mean_return_100_by_task": self._episodes.mean_returns_100(),
             "steps_per_second": self._rate.update(time.monotonic(), account.trained),
             "parameter_version": self._learner.version,
             "skipped_updates": self._learner.skipped_updates,
@@ -232,10 +250,12 @@ class Training:
                 "steps_received": account.received,
                 "dropped_by_rule": dict(account.dropped),
                 "steps_lost": self._start.steps_lost,
-                "episodes": self._episodes.count,
+                "trained_by_task": account.trained_by_task,
+                "episodes_by_task": self._episodes.counts,
                 "recent_returns": self._episodes.recent_returns,
                 "seconds": self._episodes.seconds,
                 "actors": self._actors.to_json(),
+                "replay_random_state": None if self._replay is None else self._replay.random_state,
             },
         )
         try:

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +34,7 @@ class StepAccount:
             earlier learner process died).
         waiting: steps in line, in the queue or in the batch that is being trained on, counted where they are.
         queued_trajectories: trajectories in the queue, not in line.
+        trained_by_task: `trained`, task by task.
     """
 
     received: int
@@ -41,6 +42,7 @@ class StepAccount:
     dropped: Mapping[str, int]
     waiting: int
     queued_trajectories: int
+    trained_by_task: Sequence[int]
 
 
 @dataclass(eq=False)
@@ -52,35 +54,53 @@ class _Ticket:
     loop: asyncio.AbstractEventLoop
 
 
-class UnrollQueue:
-    """A bounded FIFO of unrolls between the gRPC event loop (`put`) and the training thread (`take_batch`).
+class _Lane:
+    """The unrolls of one task: those with a place, and the callers in line for one."""
 
-    Invariants: an unroll has a place or a caller waits for one, never neither and never both; places and line are served in the
-    order of arrival; a caller in line costs no thread.
+    def __init__(self, trained: int) -> None:
+        self.places: deque[Unroll[np.ndarray]] = deque()
+        self.line: deque[_Ticket] = deque()
+        self.trajectories = 0
+        self.in_training = 0
+        self.trained = trained
+
+
+class UnrollQueue:
+    """A bounded queue of unrolls between the gRPC event loop (`put`) and the training thread (`take_batch`).
+
+    Invariants: an unroll has a place or a caller waits for one, never neither and never both; the unrolls of one task are served in
+    the order of arrival, and every task that `serve` names has an equal share of each batch; a caller in line costs no thread.
 
     Args:
-        capacity: trajectories that may have a place. An unroll is let in while there are fewer, so a wide one may overshoot.
+        capacity: trajectories that may have a place, shared evenly by the served tasks. An unroll is let in while there are
+            fewer, so a wide one may overshoot.
         max_line: callers that may wait.
-        received, trained, dropped: where the accounts of an earlier process of the run ended.
+        received, dropped: where the accounts of an earlier process of the run ended.
+        trained: the same, one number for each task.
     """
 
     def __init__(
-        self, *, capacity: int, max_line: int, received: int = 0, trained: int = 0, dropped: Mapping[str, int] | None = None
+        self,
+        *,
+        capacity: int,
+        max_line: int,
+        received: int = 0,
+        trained: Sequence[int] = (0,),
+        dropped: Mapping[str, int] | None = None,
     ) -> None:
         self._capacity = capacity
         self._max_line = max_line
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        self._places: deque[Unroll[np.ndarray]] = deque()
-        self._line: deque[_Ticket] = deque()
-        self._trajectories = 0
-        self._in_training = 0
+        self._lanes = [_Lane(steps) for steps in trained]
+        self._served = list(range(len(self._lanes)))
+        # Which of the served tasks has the first of those trajectories that do not divide evenly.
+        self._turn = 0
         self._received = received
-        self._trained = trained
         self._dropped = dict(dropped or {})
         self._closed: QueueClosed | None = None
 
-    async def put(self, unroll: Unroll[np.ndarray]) -> None:
+    async def put(self, unroll: Unroll[np.ndarray], task: int = 0) -> None:
         """Returns when the unroll has a place; while there is none, waits in line: the backpressure. Event loop only.
 
         Raises:
@@ -88,52 +108,68 @@ class UnrollQueue:
             LineTooLong: at once.
             CancelledError: the caller was cancelled in line and left it; its unroll counts as never received.
         """
+        lane = self._lanes[task]
         with self._lock:
             if self._closed:
                 raise self._closed
-            if self._trajectories < self._capacity and not self._line:
+            if self._has_room(lane) and not lane.line:
                 self._received += unroll.env_steps
-                self._give_place(unroll)
+                self._give_place(lane, unroll)
                 return
-            if len(self._line) >= self._max_line:
+            if sum(len(each.line) for each in self._lanes) >= self._max_line:
                 raise LineTooLong(f"{self._max_line} unrolls wait for a place already")
             loop = asyncio.get_running_loop()
             ticket = _Ticket(unroll, loop.create_future(), loop)
             self._received += unroll.env_steps
-            self._line.append(ticket)
+            lane.line.append(ticket)
         try:
             await ticket.accepted
         except asyncio.CancelledError:
-            self._leave(ticket)
+            self._leave(lane, ticket)
             raise
+
+    def serve(self, tasks: Iterable[int]) -> None:
+        """From now on batches wait for these tasks, and for no other: those that have actors. None means all."""
+        with self._lock:
+            self._served = sorted(tasks) or list(range(len(self._lanes)))
+            for lane in self._lanes:
+                self._let_in(lane)
+            self._changed.notify_all()
 
     def take_batch(self, trajectories: int, timeout_seconds: float) -> Unroll[np.ndarray] | None:
         """Returns the oldest `trajectories` columns, side by side, or None if there are not as many in time. Training thread only.
 
-        An unroll that is wider than what the batch still needs is split; its rest stays at the head. The columns count as waiting
-        until `mark_trained`.
+        Every served task has its share, and the trajectories that do not divide evenly go to one task after another. An unroll that
+        is wider than what its task still needs is split; its rest stays at the head. The columns count as waiting until
+        `mark_trained`.
         """
         with self._lock:
-            if not self._changed.wait_for(lambda: self._trajectories >= trajectories or self._closed, timeout_seconds):
+            if not self._changed.wait_for(lambda: self._holds(trajectories) or self._closed, timeout_seconds):
                 return None
-            if self._trajectories < trajectories:
+            if not self._holds(trajectories):
                 return None
-            taken = self._take(trajectories)
+            taken = self._take(self._shares(trajectories))
+            self._turn += trajectories
         return concatenate(taken)
 
     def take_rest(self, trajectories: int) -> Unroll[np.ndarray] | None:
         """Returns up to `trajectories` columns without waiting, or None when the queue is empty. For draining a closed queue."""
         with self._lock:
-            if not self._trajectories:
+            shares, missing = dict[int, int](), trajectories
+            for task, lane in enumerate(self._lanes):
+                shares[task] = min(missing, lane.trajectories)
+                missing -= shares[task]
+            if missing == trajectories:
                 return None
-            taken = self._take(min(trajectories, self._trajectories))
+            taken = self._take(shares)
         return concatenate(taken)
 
-    def mark_trained(self, env_steps: int) -> None:
+    def mark_trained(self) -> None:
         """Moves the taken batch's steps from waiting to trained."""
         with self._lock:
-            self._in_training -= env_steps
-            self._trained += env_steps
+            for lane in self._lanes:
+                lane.trained += lane.in_training
+                lane.in_training = 0
 
     def count_dropped(self, rule: str, env_steps: int) -> None:
         """Accounts for an unroll that was received and dropped without waiting."""
@@ -150,60 +186,81 @@ class UnrollQueue:
         """
         with self._lock:
             self._closed = QueueClosed(run_over=run_over)
-            for ticket in self._line:
-                ticket.loop.call_soon_threadsafe(_fail, ticket.accepted, self._closed)
-            line = sum(ticket.unroll.env_steps for ticket in self._line)
-            self._line.clear()
+            for lane in self._lanes:
+                for ticket in lane.line:
+                    ticket.loop.call_soon_threadsafe(_fail, ticket.accepted, self._closed)
+            line = sum(ticket.unroll.env_steps for lane in self._lanes for ticket in lane.line)
             if run_over:
-                rest = line + sum(unroll.env_steps for unroll in self._places)
+                rest = line + sum(unroll.env_steps for lane in self._lanes for unroll in lane.places)
                 self._dropped["run_over"] = self._dropped.get("run_over", 0) + rest
-                self._places.clear()
-                self._trajectories = 0
             else:
                 self._received -= line
+            for lane in self._lanes:
+                lane.line.clear()
+                if run_over:
+                    lane.places.clear()
+                    lane.trajectories = 0
             self._changed.notify_all()
 
     def account(self) -> StepAccount:
         """Returns where every step is, as of one instant."""
         with self._lock:
-            in_queue = sum(unroll.env_steps for unroll in self._places)
-            in_line = sum(ticket.unroll.env_steps for ticket in self._line)
+            in_queue = sum(unroll.env_steps for lane in self._lanes for unroll in lane.places)
+            in_line = sum(ticket.unroll.env_steps for lane in self._lanes for ticket in lane.line)
             return StepAccount(
                 received=self._received,
-                trained=self._trained,
+                trained=sum(lane.trained for lane in self._lanes),
                 dropped=dict(self._dropped),
-                waiting=in_queue + in_line + self._in_training,
-                queued_trajectories=self._trajectories,
+                waiting=in_queue + in_line + sum(lane.in_training for lane in self._lanes),
+                queued_trajectories=sum(lane.trajectories for lane in self._lanes),
+                trained_by_task=[lane.trained for lane in self._lanes],
             )
 
-    def _give_place(self, unroll: Unroll[np.ndarray]) -> None:
-        self._places.append(unroll)
-        self._trajectories += unroll.environments
+    def _shares(self, trajectories: int) -> dict[int, int]:
+        """Returns how many trajectories of each served task the next batch has."""
+        each, rest = divmod(trajectories, len(self._served))
+        return {task: each + ((position - self._turn) % len(self._served) < rest) for position, task in enumerate(self._served)}
+
+    def _holds(self, trajectories: int) -> bool:
+        return all(self._lanes[task].trajectories >= share for task, share in self._shares(trajectories).items())
+
+    def _give_place(self, lane: _Lane, unroll: Unroll[np.ndarray]) -> None:
+        lane.places.append(unroll)
+        lane.trajectories += unroll.environments
         self._changed.notify()
 
-    def _leave(self, ticket: _Ticket) -> None:
+    def _leave(self, lane: _Lane, ticket: _Ticket) -> None:
         with self._lock:
-            if ticket in self._line:  # else it was given a place in the meantime, or sent away
-                self._line.remove(ticket)
+            if ticket in lane.line:  # else it was given a place in the meantime, or sent away
+                lane.line.remove(ticket)
                 self._received -= ticket.unroll.env_steps
 
-    def _take(self, trajectories: int) -> list[Unroll[np.ndarray]]:
+    def _take(self, shares: Mapping[int, int]) -> list[Unroll[np.ndarray]]:
+        return [unroll for task, share in shares.items() for unroll in self._take_from(self._lanes[task], share)]
+
+    def _take_from(self, lane: _Lane, trajectories: int) -> list[Unroll[np.ndarray]]:
         taken: list[Unroll[np.ndarray]] = []
         missing = trajectories
         while missing:
-            unroll = self._places.popleft()
+            unroll = lane.places.popleft()
             if unroll.environments > missing:
-                self._places.appendleft(unroll.columns(missing, unroll.environments))
+                lane.places.appendleft(unroll.columns(missing, unroll.environments))
                 unroll = unroll.columns(0, missing)
             taken.append(unroll)
             missing -= unroll.environments
-        self._trajectories -= trajectories
-        self._in_training += sum(unroll.env_steps for unroll in taken)
-        while self._line and self._trajectories < self._capacity:
-            ticket = self._line.popleft()
-            self._give_place(ticket.unroll)
-            ticket.loop.call_soon_threadsafe(_accept, ticket.accepted)
+        lane.trajectories -= trajectories
+        lane.in_training += sum(unroll.env_steps for unroll in taken)
+        self._let_in(lane)
         return taken
+
+    def _let_in(self, lane: _Lane) -> None:
+        while lane.line and self._has_room(lane):
+            ticket = lane.line.popleft()
+            self._give_place(lane, ticket.unroll)
+            ticket.loop.call_soon_threadsafe(_accept, ticket.accepted)
+
+    def _has_room(self, lane: _Lane) -> bool:
+        return lane.trajectories < -(-self._capacity // len(self._served))
 
 
 def _accept(future: asyncio.Future[None]) -> None:

@@ -61,14 +61,26 @@ class NamedTensor(_message.Message):
     def __init__(self, name: _Optional[str] = ..., tensor: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
 
 class TensorSpec(_message.Message):
-    __slots__ = ("name", "dtype", "shape")
+    __slots__ = ("name", "dtype", "shape", "categories")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
+    CATEGORIES_FIELD_NUMBER: _ClassVar[int]
     name: str
     dtype: DType
     shape: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, name: _Optional[str] = ..., dtype: _Optional[_Union[DType, str]] = ..., shape: _Optional[_Iterable[int]] = ...) -> None: ...
+    categories: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, name: _Optional[str] = ..., dtype: _Optional[_Union[DType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., categories: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class ActionSpec(_message.Message):
+    __slots__ = ("sizes", "dimensions", "single")
+    SIZES_FIELD_NUMBER: _ClassVar[int]
+    DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
+    SINGLE_FIELD_NUMBER: _ClassVar[int]
+    sizes: _containers.RepeatedScalarFieldContainer[int]
+    dimensions: int
+    single: bool
+    def __init__(self, sizes: _Optional[_Iterable[int]] = ..., dimensions: _Optional[int] = ..., single: _Optional[bool] = ...) -> None: ...
 
 class JoinRequest(_message.Message):
     __slots__ = ("protocol_version", "actor_id", "incarnation", "host", "environments")
@@ -85,18 +97,21 @@ class JoinRequest(_message.Message):
     def __init__(self, protocol_version: _Optional[int] = ..., actor_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., host: _Optional[str] = ..., environments: _Optional[int] = ...) -> None: ...
 
 class JoinResponse(_message.Message):
-    __slots__ = ("protocol_version", "run_id", "spec_digest", "environment_id", "environment_kwargs_json", "network_json", "environments", "unroll_length", "observation_specs", "state_specs", "num_actions", "seed", "max_message_bytes", "max_in_flight", "max_environments")
+    __slots__ = ("protocol_version", "run_id", "spec_digest", "environment_id", "environment_kwargs_json", "environment_wrappers_json", "life_loss_terminates", "task", "network_json", "environments", "unroll_length", "observation_specs", "state_specs", "actions", "seed", "max_message_bytes", "max_in_flight", "max_environments")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     SPEC_DIGEST_FIELD_NUMBER: _ClassVar[int]
     ENVIRONMENT_ID_FIELD_NUMBER: _ClassVar[int]
     ENVIRONMENT_KWARGS_JSON_FIELD_NUMBER: _ClassVar[int]
+    ENVIRONMENT_WRAPPERS_JSON_FIELD_NUMBER: _ClassVar[int]
+    LIFE_LOSS_TERMINATES_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
     NETWORK_JSON_FIELD_NUMBER: _ClassVar[int]
     ENVIRONMENTS_FIELD_NUMBER: _ClassVar[int]
     UNROLL_LENGTH_FIELD_NUMBER: _ClassVar[int]
     OBSERVATION_SPECS_FIELD_NUMBER: _ClassVar[int]
     STATE_SPECS_FIELD_NUMBER: _ClassVar[int]
-    NUM_ACTIONS_FIELD_NUMBER: _ClassVar[int]
+    ACTIONS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
@@ -106,17 +121,20 @@ class JoinResponse(_message.Message):
     spec_digest: str
     environment_id: str
     environment_kwargs_json: str
+    environment_wrappers_json: str
+    life_loss_terminates: bool
+    task: int
     network_json: str
     environments: int
     unroll_length: int
     observation_specs: _containers.RepeatedCompositeFieldContainer[TensorSpec]
     state_specs: _containers.RepeatedCompositeFieldContainer[TensorSpec]
-    num_actions: int
+    actions: ActionSpec
     seed: int
     max_message_bytes: int
     max_in_flight: int
     max_environments: int
-    def __init__(self, protocol_version: _Optional[int] = ..., run_id: _Optional[str] = ..., spec_digest: _Optional[str] = ..., environment_id: _Optional[str] = ..., environment_kwargs_json: _Optional[str] = ..., network_json: _Optional[str] = ..., environments: _Optional[int] = ..., unroll_length: _Optional[int] = ..., observation_specs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., state_specs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., num_actions: _Optional[int] = ..., seed: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_in_flight: _Optional[int] = ..., max_environments: _Optional[int] = ...) -> None: ...
+    def __init__(self, protocol_version: _Optional[int] = ..., run_id: _Optional[str] = ..., spec_digest: _Optional[str] = ..., environment_id: _Optional[str] = ..., environment_kwargs_json: _Optional[str] = ..., environment_wrappers_json: _Optional[str] = ..., life_loss_terminates: _Optional[bool] = ..., task: _Optional[int] = ..., network_json: _Optional[str] = ..., environments: _Optional[int] = ..., unroll_length: _Optional[int] = ..., observation_specs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., state_specs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., actions: _Optional[_Union[ActionSpec, _Mapping]] = ..., seed: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_in_flight: _Optional[int] = ..., max_environments: _Optional[int] = ...) -> None: ...
 
 class GetParametersRequest(_message.Message):
     __slots__ = ("actor_id", "known_version")

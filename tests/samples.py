@@ -4,20 +4,20 @@ from typing import Any
 
 import numpy as np
 
-from impala.config import AgentConfig
-from impala.specs import EntrySpec, EnvironmentSpec, UnrollSpec
+from impala.config import AgentConfig, EnvironmentConfig
+from impala.specs import EntrySpec, EnvironmentSpec, UnrollSpec, discrete
 from impala.unroll import Unroll
 from impala.wire import encode_unroll
 from protos import impala_pb2 as pb
 
-AGENT = AgentConfig(environment_id="CartPole-v1", unroll_length=5)
+AGENT = AgentConfig(environments=(EnvironmentConfig(environment_id="CartPole-v1"),), unroll_length=5)
 
 SPEC = UnrollSpec(
     unroll_length=5,
     max_environments=8,
     environment=EnvironmentSpec(
         observations={"observation": EntrySpec(shape=(4,), dtype=np.dtype(np.float32))},
-        num_actions=2,
+        actions=discrete(2),
     ),
     state={},
 )

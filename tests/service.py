@@ -12,6 +12,7 @@ import torch
 
 from impala.config import AgentConfig
 from impala.networks import Network, build_network
+from impala.specs import UnrollSpec
 from impala.wire import Assignment, spec_digest
 from learner_server.actor_registry import Actor, ActorRegistry
 from learner_server.episodes import EpisodeLog
@@ -73,7 +74,7 @@ class Service:
             while not done.is_set():
                 batch = self.queue.take_batch(trajectories, 0.05)
                 if batch is not None:
-                    self.queue.mark_trained(batch.env_steps)
+                    self.queue.mark_trained()
                     self.publish()
                     taken.append(batch.env_steps)
 
@@ -95,33 +96,40 @@ def running_service(
     port: int = 0,
     agent: AgentConfig = AGENT,
     run_id: str = "test-run",
+    spec: UnrollSpec = SPEC,
+    task: int | None = None,
+    max_in_flight: int = 2,
 ) -> Iterator[Service]:
-    """Yields a service with version 1 published; SPEC and `agent` say what its unrolls look like.
+    """Yields a service with version 1 published; `spec` and `agent` say what its unrolls look like.
 
     Args:
         capacity: trajectories that have a place in the queue.
         port: of 127.0.0.1; 0 takes a free one.
+        task: which actors are told that theirs is, whatever it is.
     """
     torch.manual_seed(0)
-    network = build_network(agent.network, SPEC.environment)
-    queue = UnrollQueue(capacity=capacity, max_line=max_line)
-    store, actors, episodes = ParameterStore(), ActorRegistry(), EpisodeLog()
-    digest = spec_digest(agent, SPEC)
+    network = build_network(agent.network, spec.environment)
+    tasks = len(agent.environments)
+    queue = UnrollQueue(capacity=capacity, max_line=max_line, trained=[0] * tasks)
+    store, actors, episodes = ParameterStore(), ActorRegistry(tasks), EpisodeLog(counts=[0] * tasks)
+    digest = spec_digest(agent, spec)
 
     def assign(actor: Actor, environments: int) -> Assignment:
         return Assignment(
             run_id=run_id,
             spec_digest=digest,
-            agent=agent,
-            unroll_spec=SPEC,
+            environment=agent.environments[actor.task],
+            task=actor.task if task is None else task,
+            network=agent.network,
+            unroll_spec=spec,
             environments=environments or 3,
             seed=actor.index,
-            max_in_flight=2,
+            max_in_flight=max_in_flight,
         )
 
     servicer = LearnerServicer(
         assign=assign,
-        spec=SPEC,
+        spec=spec,
         spec_digest=digest,
         queue=queue,
         store=store,

@@ -3,16 +3,21 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
+from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from torch import Tensor, nn
 
 from actor_client.actor import Actor
-from impala.config import NetworkConfig
+from impala.config import EnvironmentConfig, NetworkConfig
+from impala.distributions import Categorical
 from impala.environments import OBSERVATION, VectorEnvironment
 from impala.networks import Network, NetworkOutput, State, build_network
+from impala.specs import ACTION_MASK, ActionSpec
 from impala.unroll import Unroll, concatenate
 from tests.test_environments import STOP, registered
 
@@ -23,7 +28,8 @@ class StepsSinceFirst(Network):
     """A recurrent network whose state counts the observations of the episode; all actions are equally likely."""
 
     def __init__(self) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
+        self.distribution = Categorical((3,), single=True)
         self.weight = nn.Parameter(torch.zeros(3))
 
     def initial_state(self, environments: int) -> State:
@@ -40,7 +46,8 @@ class StepsSinceFirst(Network):
 def counting_actor(*, seed: int = 0, ending: str = "alternating", network: Network | None = None) -> Iterator[Actor]:
     """Yields an actor in counters, whose unrolls are `LENGTH` long; its network is `mlp()` unless given."""
     with registered() as counter:
-        environment = VectorEnvironment(counter, {"ends_at": ENDS_AT, "ending": ending}, ENVIRONMENTS)
+        config = EnvironmentConfig(environment_id=counter, kwargs={"ends_at": ENDS_AT, "ending": ending})
+        environment = VectorEnvironment(config, ENVIRONMENTS)
     actor = Actor(environment, network or mlp(environment), unroll_length=LENGTH, seed=seed)
     try:
         yield actor
@@ -48,12 +55,12 @@ def counting_actor(*, seed: int = 0, ending: str = "alternating", network: Netwo
         environment.close()
 
 
-def mlp(environment: VectorEnvironment, *, seed: int = 0) -> Network:
+def mlp(environment: VectorEnvironment, **fields: Any) -> Network:
     """Returns a network whose policy is far from uniform and differs between observations."""
-    torch.manual_seed(seed)
-    network = build_network(NetworkConfig(hidden_sizes=(16,)), environment.spec)
+    torch.manual_seed(0)
+    network = build_network(NetworkConfig(hidden_sizes=(16,), **fields), environment.spec)
     with torch.no_grad():
-        network.get_parameter("policy.2.weight").mul_(100.0)
+        network.get_parameter("policy_head.weight").mul_(100.0)
     return network
 
 
@@ -135,16 +142,101 @@ def test_a_termination_is_recorded_on_the_row_before_the_reset() -> None:
     np.testing.assert_array_equal(unroll.is_first[2:], unroll.terminated[:-1])
 
 
-def test_the_behaviour_log_probs_are_those_of_the_network_at_these_observations() -> None:
-    with counting_actor() as actor:
+class Echo(gymnasium.Env[dict[str, np.ndarray], Any]):
+    """Observes its count and the action that it was given; every step allows some options, in turn. Truncates after 4 steps."""
+
+    def __init__(self, action: spaces.Space[Any], options: int = 0) -> None:
+        width = int(np.prod(action.shape or ()))
+        observation: dict[str, spaces.Space[Any]] = {OBSERVATION: spaces.Box(-9.0, 9.0, (1 + width,))}
+        if options:
+            observation[ACTION_MASK] = spaces.MultiBinary(options)
+        self.observation_space, self.action_space = spaces.Dict(observation), action
+        self._options, self._width, self._count = options, width, 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        super().reset(seed=seed)
+        self._count = 0
+        return self._observe(np.zeros(self._width)), {}
+
+    def step(self, action: Any) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        self._count += 1
+        return self._observe(np.ravel(action)), 1.0, False, self._count == 4, {}
+
+    def _observe(self, action: np.ndarray) -> dict[str, np.ndarray]:
+        observation = {OBSERVATION: np.array([self._count, *action], dtype=np.float32)}
+        if self._options:
+            # Neighbours differ, and of any three options one or two are forbidden.
+            observation[ACTION_MASK] = ((np.arange(self._options) + self._count) % 3 > self._count % 2).astype(np.int8)
+        return observation
+
+
+def literal_log_probs(policy: Tensor, actions: Tensor, spec: ActionSpec) -> Tensor:
+    """Returns log pi(a|x) by torch's own distributions."""
+    if spec.is_continuous:
+        mean, log_std = policy.chunk(2, -1)
+        return torch.distributions.Normal(mean, log_std.exp()).log_prob(actions).sum(-1)
+    parts = zip(policy.split(spec.sizes, -1), actions.unbind(-1) if not spec.single else (actions,), strict=True)
+    return torch.stack([torch.distributions.Categorical(logits=logits).log_prob(chosen) for logits, chosen in parts]).sum(0)
+
+
+@contextmanager
+def echoing_actor(kwargs: dict[str, Any], **network: Any) -> Iterator[tuple[Actor, Network, ActionSpec]]:
+    """Yields an actor in echoes, its network and what its actions are."""
+    with registered("EchoForTests-v0", entry_point=Echo) as echo:
+        environment = VectorEnvironment(EnvironmentConfig(environment_id=echo, kwargs=kwargs), ENVIRONMENTS)
+    policy = mlp(environment, **network)
+    try:
+        yield Actor(environment, policy, unroll_length=LENGTH, seed=0), policy, environment.spec.actions
+    finally:
+        environment.close()
+
+
+SPACES: dict[str, dict[str, Any]] = {
+    "one choice": {"action": spaces.Discrete(3)},
+    "one choice of those allowed": {"action": spaces.Discrete(6), "options": 6},
+    "several choices": {"action": spaces.MultiDiscrete([2, 3])},
+    "several choices of those allowed": {"action": spaces.MultiDiscrete([3, 6]), "options": 9},
+    "switches": {"action": spaces.MultiBinary(3)},
+    "real numbers": {"action": spaces.Box(-2.0, 2.0, (2,))},
+}
+
+
+@pytest.mark.parametrize("network", [{}, {"lstm_size": 8}], ids=["feed-forward", "LSTM"])
+@pytest.mark.parametrize("space", SPACES)
+def test_the_behaviour_log_probs_are_those_of_the_network_on_the_whole_unroll(space: str, network: dict[str, Any]) -> None:
+    with echoing_actor(SPACES[space], **network) as (actor, policy, spec):
         unrolls = [collect(actor) for _ in range(3)]
-        network = actor._network
     for unroll in unrolls:
         tensors = unroll.map(torch.from_numpy)
-        logits = network(tensors.observations, tensors.is_first, {}).policy_logits[:-1]
-        expected = logits.log_softmax(-1).gather(-1, tensors.actions.unsqueeze(-1)).squeeze(-1)
-        torch.testing.assert_close(tensors.behaviour_log_probs, expected, rtol=0.0, atol=1e-6)
-        assert float(expected.std()) > 0.1
+        output = policy(tensors.observations, tensors.is_first, tensors.initial_state)
+        expected = literal_log_probs(output.policy[:-1], tensors.actions, spec)
+        torch.testing.assert_close(tensors.behaviour_log_probs, expected, rtol=0.0, atol=1e-5)
+        assert float(expected.std()) > 0.05
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_actions_are_recorded_as_drawn_and_reach_the_environments_within_their_bounds(space: str) -> None:
+    with echoing_actor(SPACES[space]) as (actor, _, spec):
+        unroll = concatenate([actor.collect().unroll])
+    drawn, reached = unroll.actions.reshape(LENGTH, ENVIRONMENTS, -1), unroll.observations[OBSERVATION][1:, :, 1:]
+    if spec.is_continuous:
+        assert (np.abs(drawn) > 1.0).any()
+        drawn = 2.0 * np.clip(drawn, -1.0, 1.0)
+    acted = ~unroll.is_first[1:]
+    np.testing.assert_allclose(reached[acted], drawn[acted], rtol=1e-6)
+    assert len(np.unique(drawn[acted])) > 1
+
+
+@pytest.mark.parametrize("space", [name for name, kwargs in SPACES.items() if "options" in kwargs])
+def test_only_actions_that_the_mask_allows_are_taken(space: str) -> None:
+    with echoing_actor(SPACES[space]) as (actor, _, spec):
+        unrolls = [collect(actor) for _ in range(20)]
+    for unroll in unrolls:
+        first = np.cumsum([0, *spec.sizes[:-1]])
+        chosen = unroll.actions.reshape(LENGTH, ENVIRONMENTS, -1) + first
+        assert np.take_along_axis(unroll.observations[ACTION_MASK][:-1], chosen, -1).all()
 
 
 def test_every_column_carries_the_version_that_was_loaded() -> None:
@@ -162,7 +254,7 @@ def test_loaded_weights_act_from_the_next_unroll_on() -> None:
         weights = {name: torch.zeros_like(tensor) for name, tensor in actor._network.state_dict().items()}
         before = collect(actor)
         # Logits of 0 but for action 1, whatever the observation.
-        weights["policy.2.bias"][1] = 50.0
+        weights["policy_head.bias"][1] = 50.0
         actor.load_parameters(1, weights)
         after = collect(actor)
     assert (before.actions != 1).any()
@@ -211,7 +303,7 @@ def test_another_seed_draws_other_actions() -> None:
 def test_another_seed_starts_the_environments_elsewhere() -> None:
     starts = []
     for seed in (3, 3, 4):
-        environment = VectorEnvironment("CartPole-v1", {}, 2)
+        environment = VectorEnvironment(EnvironmentConfig(environment_id="CartPole-v1"), 2)
         actor = Actor(environment, build_network(NetworkConfig(), environment.spec), unroll_length=1, seed=seed)
         starts.append(collect(actor).observations[OBSERVATION][0].tolist())
         environment.close()

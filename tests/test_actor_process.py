@@ -1,4 +1,7 @@
+"""An actor process: what it may be told to run on this machine, and that it can be stopped."""
+
 import threading
+from typing import Any
 
 import pytest
 
@@ -6,6 +9,51 @@ from actor_client import run
 from actor_client.client import LearnerClient
 from actor_client.config import ActorConfig
 from actor_client.run import ActorProcess
+from impala.config import EnvironmentConfig, NetworkConfig
+from impala.environments import Hosting
+from impala.errors import ConfigError
+from impala.wire import Assignment
+from tests.samples import SPEC
+
+
+def make_assignment(**fields: Any) -> Assignment:
+    """Returns what a learner tells an actor to run, CartPole unless told otherwise."""
+    values = {
+        "run_id": "run",
+        "spec_digest": "digest",
+        "environment": EnvironmentConfig(environment_id="CartPole-v1"),
+        "task": 0,
+        "network": NetworkConfig(),
+        "unroll_spec": SPEC,
+        "environments": 2,
+        "seed": 0,
+        "max_in_flight": 1,
+    }
+    return Assignment(**{**values, **fields})
+
+
+def test_environments_are_hosted_as_this_machine_says() -> None:
+    config = ActorConfig(learner="127.0.0.1:1", vectorization="async", allow_module=("m", "n.o"))
+    assert config.hosting() == Hosting(vectorization="async", allowed_modules=("m", "n.o"))
+
+
+FOREIGN = {
+    "environment": {"environment": EnvironmentConfig(environment_id="foreign:CartPole-v1")},
+    "wrapper": {"environment": EnvironmentConfig(environment_id="CartPole-v1", wrappers=(("foreign:Wrapper", {}),))},
+    "network": {"network": NetworkConfig(network="foreign:Torso")},
+}
+
+
+@pytest.mark.parametrize("what", FOREIGN)
+def test_a_learner_cannot_have_an_actor_import_what_its_machine_does_not_allow(what: str) -> None:
+    with pytest.raises(ConfigError, match="--allow-module foreign"):
+        run._build(make_assignment(**FOREIGN[what]), ActorConfig(learner="127.0.0.1:1").hosting())
+
+
+def test_environments_are_made_as_this_machine_says() -> None:
+    wrapped = EnvironmentConfig(environment_id="CartPole-v1", wrappers=(("ClipReward", {}),))
+    with pytest.raises(ConfigError, match=r"vectorization: .* cannot take a native form"):
+        run._build(make_assignment(environment=wrapped), ActorConfig(learner="127.0.0.1:1", vectorization="native").hosting())
 
 
 def test_a_stop_that_comes_while_the_connection_is_made_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -187,17 +187,18 @@ def test_a_call_shows_that_an_actor_is_there(call: str, monkeypatch: pytest.Monk
 
 def restored(registry: ActorRegistry) -> ActorRegistry:
     """Returns what a learner that read the registry from a checkpoint has."""
-    copy = ActorRegistry()
+    copy = ActorRegistry(registry._tasks)
     copy.restore(json.loads(json.dumps(registry.to_json())))
     return copy
 
 
 def test_a_restored_registry_writes_what_it_read() -> None:
-    registry = ActorRegistry()
+    registry = ActorRegistry(2)
     for actor_id, incarnation in (("a", 7), ("b", 2**64 - 1)):
         actor = registry.join(actor_id, incarnation, "host", 2)
         for sequence, accepted in ((1, True), (2, False), (5, True), (6, False)):
             accept(registry, actor, sequence, incarnation=incarnation, accepted=accepted)
+    assert [kept["task"] for kept in registry.to_json()["actors"].values()] == [0, 1]
     assert restored(registry).to_json() == registry.to_json()
 
 
@@ -253,3 +254,47 @@ def test_an_actor_that_was_silent_for_a_day_is_forgotten(monkeypatch: pytest.Mon
     registry.join("here", 1, "host", 2)
     assert list(registry.to_json()["actors"]) == ["here"]
     assert registry.join("new", 1, "host", 2).index == 2
+
+
+# --- Tasks
+
+
+def tasks_of(registry: ActorRegistry, *actor_ids: str, incarnation: int = 1) -> list[int]:
+    """Returns the tasks that these actors are given as they join, one after the other."""
+    return [registry.join(actor_id, incarnation, "host", 2).task for actor_id in actor_ids]
+
+
+def test_actors_are_spread_evenly_over_the_tasks() -> None:
+    registry = ActorRegistry(3)
+    assert tasks_of(registry, "a", "b", "c", "d", "e", "f", "g") == [0, 1, 2, 0, 1, 2, 0]
+
+
+def test_a_new_actor_goes_where_the_fewest_are_that_still_take_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, registry = Clock(monkeypatch), ActorRegistry(2)
+    assert tasks_of(registry, "a", "b", "c", "d") == [0, 1, 0, 1]
+    clock.now += 60.0
+    for actor_id in ("a", "c", "d"):
+        registry.find(actor_id, 1)
+    assert tasks_of(registry, "e") == [1]
+
+
+def test_an_actor_that_waits_for_a_place_still_counts_for_its_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, registry = Clock(monkeypatch), ActorRegistry(2)
+    with registry.waiting(registry.join("a", 1, "host", 2)):
+        clock.now += 60.0
+        assert tasks_of(registry, "b") == [1]
+
+
+def test_an_actor_that_comes_back_keeps_its_task_whatever_became_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, registry = Clock(monkeypatch), ActorRegistry(2)
+    tasks_of(registry, "a", "b", "c")
+    clock.now += 60.0
+    # The neediest task is the first both times.
+    assert tasks_of(registry, "b", incarnation=2) == [1]
+    assert tasks_of(restored(registry), "b", incarnation=3) == [1]
+
+
+def test_actors_of_an_earlier_process_do_not_count_before_they_join() -> None:
+    registry = ActorRegistry(2)
+    tasks_of(registry, "a")
+    assert tasks_of(restored(registry), "b", "a", "c") == [0, 0, 1]

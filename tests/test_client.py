@@ -40,18 +40,22 @@ def started(service: Service, actor_id: str = "actor") -> Iterator[LearnerClient
 
 
 def submit(client: LearnerClient, **unroll: Any) -> bool:
-    return client.submit(make_unroll(**unroll), [], first_step_at=0.0)
+    """Acts as an actor does: takes weights, which waits while as many unrolls as allowed are under way, and submits an unroll."""
+    return submitted_with(client, **unroll) > 0
+
+
+def submitted_with(client: LearnerClient, **unroll: Any) -> int:
+    """Submits an unroll; returns the version of the weights that it would have been collected with, 0 when told to stop."""
+    parameters = client.next_parameters()
+    if parameters is None or not client.submit(make_unroll(**unroll), [], first_step_at=0.0):
+        return 0
+    return parameters.version
 
 
 def submit_until_told_to_stop(client: LearnerClient, **unroll: Any) -> None:
     """Submits until that is in vain: the third at the latest, for it waits for one of the two before it to be answered."""
     answers = [submit(client, **unroll) for _ in range(3)]
     assert answers[-1] is False
-
-
-def newest_version(client: LearnerClient) -> int:
-    parameters = client.newest_parameters()
-    return 0 if parameters is None else parameters.version
 
 
 @contextmanager
@@ -109,7 +113,8 @@ def test_delays_stay_bounded_after_any_number_of_attempts() -> None:
 def test_joining_returns_what_to_run() -> None:
     with running_service() as service, new_client(service.address) as client:
         assignment = client.join(2)
-        assert (assignment.run_id, assignment.spec_digest, assignment.agent) == ("test-run", service.digest, AGENT)
+        assert (assignment.run_id, assignment.spec_digest) == ("test-run", service.digest)
+        assert (assignment.environment, assignment.task, assignment.network) == (AGENT.environments[0], 0, AGENT.network)
         assert (assignment.environments, assignment.max_in_flight) == (2, 2)
         (_, actor) = service.actors.snapshot()
         assert (actor.actor_id, actor.host, actor.environments) == ("actor", "here", 2)
@@ -133,7 +138,7 @@ def refuse_join(service: Service, client: LearnerClient, _: pytest.MonkeyPatch) 
 def refuse_weights(service: Service, client: LearnerClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service.store, "encoded", lambda: 1 / 0)
     client.start(client.join(0))
-    client.newest_parameters()
+    client.next_parameters()
 
 
 def refuse_unroll(_: Service, client: LearnerClient, __: pytest.MonkeyPatch) -> None:
@@ -162,7 +167,7 @@ def test_an_unroll_that_is_refused_ends_waiting_for_weights_too(monkeypatch: pyt
         with pytest.raises(Refused, match=r"unroll\.rewards\.data"):
             refuse_unroll(service, client, monkeypatch)
         with pytest.raises(Refused, match=r"unroll\.rewards\.data"):
-            client.newest_parameters()
+            client.next_parameters()
 
 
 # --- weights
@@ -170,34 +175,41 @@ def test_an_unroll_that_is_refused_ends_waiting_for_weights_too(monkeypatch: pyt
 
 def test_the_first_weights_are_fetched_without_an_unroll() -> None:
     with running_service() as service, started(service) as client:
-        parameters = client.newest_parameters()
+        parameters = client.next_parameters()
         assert parameters is not None
         assert parameters.version == 1
         assert parameters.tensors.keys() == service.network.state_dict().keys()
 
 
 def test_newer_weights_are_fetched_in_the_background_once_an_answer_names_them() -> None:
-    with running_service() as service, started(service) as client:
-        assert newest_version(client) == 1
+    with running_service(capacity=10**9) as service, started(service) as client:
+        assert submitted_with(client) == 1
         with torch.no_grad():
-            service.network.state_dict()["policy.0.bias"].fill_(0.25)
+            service.network.state_dict()["policy_head.bias"].fill_(0.25)
         service.publish()
-        assert submit(client)
-        wait_until(lambda: newest_version(client) == 2)
-        parameters = client.newest_parameters()
+        wait_until(lambda: submitted_with(client) == 2)
+        parameters = client.next_parameters()
         assert parameters is not None
-        assert (parameters.tensors["policy.0.bias"] == 0.25).all()
+        assert (parameters.tensors["policy_head.bias"] == 0.25).all()
+
+
+def test_with_one_unroll_at_a_time_the_next_waits_for_the_weights_that_the_answer_named() -> None:
+    with running_service(capacity=10**9, max_in_flight=1) as service, started(service) as client:
+        for version in range(1, 20):
+            parameters = client.next_parameters()
+            assert parameters is not None
+            assert parameters.version == version
+            service.publish()
+            assert client.submit(make_unroll(), [], first_step_at=0.0)
 
 
 def test_every_client_gets_the_new_weights() -> None:
-    with running_service(capacity=1000) as service, ExitStack() as stack:
+    with running_service(capacity=10**9) as service, ExitStack() as stack:
         clients = [stack.enter_context(started(service, f"actor-{index}")) for index in range(2)]
         for version in (2, 3, 4):
             service.publish()
             for client in clients:
-                assert submit(client)
-            for client in clients:
-                wait_until(lambda client=client, version=version: newest_version(client) == version)  # type: ignore[misc]
+                wait_until(lambda client=client, version=version: submitted_with(client) == version)  # type: ignore[misc]
 
 
 # --- unrolls
@@ -206,16 +218,18 @@ def test_every_client_gets_the_new_weights() -> None:
 def test_an_unroll_arrives_with_its_episodes() -> None:
     with running_service() as service, started(service) as client:
         unroll = make_unroll(resets=((3, 1),))
+        assert client.next_parameters() is not None
         assert client.submit(unroll, [Episode(episode_return=12.0, length=4)], first_step_at=0.0)
         batch = service.queue.take_batch(3, 60.0)
         assert batch is not None
         assert (batch.rewards == unroll.rewards).all()
-        wait_until(lambda: service.episodes.recent_returns == [12.0])
+        wait_until(lambda: service.episodes.recent_returns == [[12.0]])
 
 
 def test_an_unroll_is_copied_before_submit_returns() -> None:
     with running_service(capacity=3) as service, started(service) as client:
         for version in (1, 1):  # the first takes the only place, so the second waits
+            assert client.next_parameters() is not None
             unroll = make_unroll(version=version, seed=version)
             before = unroll.rewards.copy()
             assert client.submit(unroll, [], first_step_at=0.0)
@@ -250,7 +264,7 @@ def test_the_end_of_the_run_ends_submitting_with_false(told: str) -> None:
         service.queue.close(run_over=True)
         submit_until_told_to_stop(client)
         assert client.run_over
-        assert client.newest_parameters() is None
+        assert client.next_parameters() is None
         assert not submit(client)
 
 
@@ -258,7 +272,6 @@ def test_a_stale_unroll_is_no_reason_to_stop(caplog: pytest.LogCaptureFixture) -
     with running_service(max_policy_lag=0) as service, started(service) as client:
         service.publish()
         assert submit(client, version=1)
-        wait_until(lambda: newest_version(client) == 2)
         assert submit(client, version=2)
         wait_until(lambda: service.queue.account().queued_trajectories == 3)
         assert service.queue.account().dropped == {"stale": STEPS}
@@ -277,7 +290,7 @@ def wait_for_weights(client: LearnerClient, service: Service, gone: ExitStack) -
     assignment = client.join(0)
     gone.close()
     client.start(assignment)
-    return client.newest_parameters
+    return client.next_parameters
 
 
 def wait_for_a_place(client: LearnerClient, service: Service, gone: ExitStack) -> Callable[[], Any]:
@@ -290,9 +303,9 @@ def wait_for_a_place(client: LearnerClient, service: Service, gone: ExitStack) -
 
 def wait_for_a_learner_that_is_gone(client: LearnerClient, service: Service, gone: ExitStack) -> Callable[[], Any]:
     client.start(client.join(0))
-    newest_version(client)
+    client.next_parameters()
     gone.close()
-    submit(client)
+    client.submit(make_unroll(), [], first_step_at=0.0)
     submit(client)
     return lambda: submit(client)
 
@@ -339,8 +352,7 @@ def client_of_a_learner_that_is_gone() -> Iterator[tuple[LearnerClient, int]]:
     with ExitStack() as gone:
         service = gone.enter_context(running_service())
         with started(service) as client:
-            assert newest_version(client) == 1
-            assert submit(client)
+            assert submitted_with(client) == 1
             wait_until(lambda: service.actors.find("actor", 1).ledger.answer(1) is True)
             gone.close()
             yield client, int(service.address.rpartition(":")[2])
@@ -360,16 +372,17 @@ def test_an_unroll_is_accepted_once_by_a_learner_that_restarted() -> None:
             assert not client.reassigned
 
 
-@pytest.mark.parametrize("change", ["another spec", "another run"])
+@pytest.mark.parametrize("change", ["another spec", "another run", "another task"])
 def test_a_learner_that_came_back_with_something_else_to_run_ends_the_assignment(change: str) -> None:
     anew: dict[str, Any] = {
         "another spec": {"agent": replace(AGENT, network=NetworkConfig(hidden_sizes=(8,)))},
         "another run": {"run_id": "run-2"},
+        "another task": {"task": 1},
     }
     with client_of_a_learner_that_is_gone() as (client, port), running_service(port=port, capacity=10**9, **anew[change]) as second:
         wait_until(lambda: not submit(client))
         assert client.reassigned
         assert not client.run_over
-        assert client.newest_parameters() is None
-        # An unroll that was on its way while another joined anew may slip into another run, which its digest does not tell.
-        assert change == "another run" or second.queue.account().received == 0
+        assert client.next_parameters() is None
+        # An unroll that was on its way while another joined anew may slip into what its digest does not tell apart.
+        assert change != "another spec" or second.queue.account().received == 0

@@ -1,21 +1,40 @@
 """The configuration: what it refuses, what it lets through, and its way through JSON."""
 
 import json
+from collections.abc import Callable
 from dataclasses import FrozenInstanceError
 from typing import Any
 
 import pytest
 
-from impala.config import AgentConfig, LossConfig, NetworkConfig, OptimiserConfig
+from impala.config import AgentConfig, EnvironmentConfig, LossConfig, NetworkConfig, OptimiserConfig, network_from_json
 from impala.errors import ConfigError
 
 NAN, INFINITY = float("nan"), float("inf")
-AGENT = AgentConfig(
+ENVIRONMENT = EnvironmentConfig(
     environment_id="CartPole-v1",
-    environment_kwargs={"sutton_barto_reward": True},
-    network=NetworkConfig(hidden_sizes=(32, 16, 8)),
+    kwargs={"sutton_barto_reward": True},
+    wrappers=(("TimeAwareObservation", {"flatten": False}), ("ClipReward", {})),
+    life_loss_terminates=False,
+)
+AGENT = AgentConfig(
+    environments=(ENVIRONMENT, EnvironmentConfig(environment_id="Acrobot-v1")),
+    network=NetworkConfig(
+        network="tests.networks:Torso",
+        hidden_sizes=(32, 16, 8),
+        frame_stack=3,
+        lstm_size=256,
+        last_action_reward=True,
+        normalise_observations=True,
+        normalise_returns=True,
+    ),
     unroll_length=7,
 )
+
+
+def environment_json(**replaced: Any) -> dict[str, Any]:
+    """Returns ENVIRONMENT as it comes out of a JSON file, with some fields replaced."""
+    return {**json.loads(json.dumps(ENVIRONMENT.to_json())), **replaced}
 
 
 def agent_json(**replaced: Any) -> dict[str, Any]:
@@ -33,6 +52,29 @@ def test_a_network_of_another_name_is_refused() -> None:
 def test_a_hidden_layer_without_units_is_refused(hidden_sizes: tuple[int, ...]) -> None:
     with pytest.raises(ConfigError, match=r"^hidden_sizes: expected widths of at least 1, came "):
         NetworkConfig(hidden_sizes=hidden_sizes)
+
+
+@pytest.mark.parametrize("name", ["frame_stack", "lstm_size"])
+def test_a_negative_size_of_the_network_is_refused(name: str) -> None:
+    values: dict[str, Any] = {name: -1}
+    with pytest.raises(ConfigError, match=rf"^{name}: expected 0 or more, came -1$"):
+        NetworkConfig(**values)
+
+
+def test_an_environment_without_a_name_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^env: expected the id of an environment, came ''$"):
+        EnvironmentConfig(environment_id="")
+
+
+def test_an_agent_without_environments_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^environments: expected at least one, came none$"):
+        AgentConfig(environments=())
+
+
+@pytest.mark.parametrize("correction", ["retrace", "", "VTRACE"])
+def test_a_correction_of_another_name_is_refused(correction: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"^correction: expected one of vtrace, one-step, epsilon, none, came '{correction}'$"):
+        LossConfig(correction=correction)
 
 
 @pytest.mark.parametrize("value", [-0.01, 1.01, NAN])
@@ -83,7 +125,9 @@ def test_a_decay_that_is_not_below_1_is_refused(name: str, value: float) -> None
 
 def test_the_limits_themselves_are_allowed() -> None:
     NetworkConfig(hidden_sizes=())
-    NetworkConfig(hidden_sizes=(1,))
+    NetworkConfig(hidden_sizes=(1,), network="module:Class", frame_stack=0, lstm_size=0)
+    for correction in ("vtrace", "one-step", "epsilon", "none"):
+        LossConfig(correction=correction)
     LossConfig(discount=0.0, lambda_=0.0, baseline_cost=0.0, entropy_cost=0.0, rho_bar=0.0, c_bar=0.0, pg_rho_bar=0.0)
     LossConfig(discount=1.0, lambda_=1.0, rho_bar=INFINITY, c_bar=INFINITY, pg_rho_bar=INFINITY)
     OptimiserConfig(rmsprop_decay=0.0, rmsprop_momentum=0.0, max_grad_norm=INFINITY)
@@ -99,7 +143,13 @@ def test_the_defaults_are_those_of_the_paper_s_table() -> None:
 
 @pytest.mark.parametrize(
     ("config", "name"),
-    [(NetworkConfig(), "network"), (LossConfig(), "discount"), (OptimiserConfig(), "anneal"), (AGENT, "network")],
+    [
+        (NetworkConfig(), "network"),
+        (LossConfig(), "discount"),
+        (OptimiserConfig(), "anneal"),
+        (AGENT, "network"),
+        (ENVIRONMENT, "kwargs"),
+    ],
 )
 def test_a_configuration_cannot_be_changed(config: Any, name: str) -> None:
     with pytest.raises(FrozenInstanceError):
@@ -111,11 +161,11 @@ def test_an_agent_comes_back_from_json_as_it_was() -> None:
 
 
 def test_an_agent_of_defaults_comes_back_from_json_as_it_was() -> None:
-    agent = AgentConfig(environment_id="CartPole-v1")
+    agent = AgentConfig(environments=(EnvironmentConfig(environment_id="CartPole-v1"),))
     assert AgentConfig.from_json(json.loads(json.dumps(agent.to_json()))) == agent
 
 
-@pytest.mark.parametrize("name", ["environment_id", "environment_kwargs", "network", "unroll_length"])
+@pytest.mark.parametrize("name", ["environments", "network", "unroll_length"])
 def test_an_agent_without_one_of_its_fields_is_a_config_error(name: str) -> None:
     values = agent_json()
     del values[name]
@@ -123,46 +173,89 @@ def test_an_agent_without_one_of_its_fields_is_a_config_error(name: str) -> None
         AgentConfig.from_json(values)
 
 
-def test_an_agent_without_hidden_sizes_is_a_config_error() -> None:
-    with pytest.raises(ConfigError, match=r"^agent configuration: .*hidden_sizes"):
-        AgentConfig.from_json(agent_json(network={"network": "mlp"}))
+@pytest.mark.parametrize("name", ["environment_id", "kwargs", "wrappers", "life_loss_terminates"])
+def test_an_environment_without_one_of_its_fields_is_a_config_error(name: str) -> None:
+    values = environment_json()
+    del values[name]
+    with pytest.raises(ConfigError, match=f"^environment: expected the fields of EnvironmentConfig.*{name}"):
+        EnvironmentConfig.from_json(values)
 
 
-def test_a_field_of_the_agent_that_this_version_does_not_know_is_a_config_error() -> None:
-    with pytest.raises(ConfigError, match=r"^agent configuration: .*unknown.*frame_stack"):
-        AgentConfig.from_json(agent_json(frame_stack=4))
+def test_a_network_s_missing_fields_are_the_defaults() -> None:
+    assert network_from_json({}) == NetworkConfig()
+    assert network_from_json({"hidden_sizes": [8]}) == NetworkConfig(hidden_sizes=(8,))
 
 
-def test_a_field_of_the_network_that_this_version_does_not_know_is_a_config_error() -> None:
-    network = {**agent_json()["network"], "lstm_size": 256}
-    with pytest.raises(ConfigError, match=r"^agent configuration: .*lstm_size"):
-        AgentConfig.from_json(agent_json(network=network))
+@pytest.mark.parametrize("read", [AgentConfig.from_json, EnvironmentConfig.from_json, network_from_json])
+@pytest.mark.parametrize("values", [["mlp"], "mlp", 3, None], ids=repr)
+def test_what_is_no_json_object_is_a_config_error(read: Callable[[Any], Any], values: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^(agent configuration|environment|network): expected the fields of \w+, came "):
+        read(values)
+
+
+def test_a_field_that_this_version_does_not_know_is_a_config_error() -> None:
+    with pytest.raises(ConfigError, match=r"^agent configuration: .*unknown.*replay"):
+        AgentConfig.from_json(agent_json(replay=4))
+    with pytest.raises(ConfigError, match=r"^environment: .*unknown.*replay"):
+        AgentConfig.from_json(agent_json(environments=[environment_json(replay=4)]))
+    with pytest.raises(ConfigError, match=r"^network: .*heads"):
+        AgentConfig.from_json(agent_json(network={"network": "mlp", "heads": 8}))
 
 
 @pytest.mark.parametrize(
-    "replaced",
+    "values",
     [
-        {"network": "mlp"},
+        {"network": 3},
         {"network": None},
-        {"network": {"network": "mlp", "hidden_sizes": 64}},
-        {"network": {"network": "mlp", "hidden_sizes": ["wide"]}},
-        {"unroll_length": "twenty"},
-        {"unroll_length": None},
-        {"environment_kwargs": 3},
+        {"network": ["mlp"]},
+        {"hidden_sizes": 64},
+        {"hidden_sizes": "64"},
+        {"hidden_sizes": ["wide"]},
+        {"hidden_sizes": [64.0]},
+        {"hidden_sizes": [1e999]},
+        {"hidden_sizes": [True]},
+        {"frame_stack": "4"},
+        {"lstm_size": 256.5},
+        {"lstm_size": True},
+        {"last_action_reward": "no"},
+        {"normalise_returns": 1},
     ],
     ids=str,
 )
-def test_a_field_of_the_agent_of_the_wrong_type_is_a_config_error(replaced: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=r"^agent configuration: expected the fields of AgentConfig, came "):
+def test_a_field_of_the_network_of_the_wrong_type_is_a_config_error(values: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"^network: expected the fields of NetworkConfig, came .*wrong type"):
+        network_from_json(values)
+
+
+@pytest.mark.parametrize(
+    ("replaced", "field"),
+    [
+        ({"unroll_length": "twenty"}, "agent configuration"),
+        ({"unroll_length": None}, "agent configuration"),
+        ({"environments": 3}, "agent configuration"),
+        ({"environments": "CartPole-v1"}, "environment"),
+        ({"environments": [environment_json(kwargs=3)]}, "environment"),
+        ({"environments": [environment_json(wrappers=None)]}, "environment"),
+        ({"environments": [environment_json(wrappers=["ClipReward"])]}, "environment"),
+        ({"environments": [environment_json(wrappers=[["ClipReward"]])]}, "environment"),
+        ({"environments": [environment_json(wrappers=[["ClipReward", 1]])]}, "environment"),
+    ],
+    ids=str,
+)
+def test_a_field_of_the_agent_of_the_wrong_type_is_a_config_error(replaced: dict[str, Any], field: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{field}: expected the fields of \w+, came "):
         AgentConfig.from_json(agent_json(**replaced))
 
 
-@pytest.mark.parametrize("values", [[], "mlp", 3, None], ids=repr)
-def test_an_agent_that_is_no_json_object_is_a_config_error(values: Any) -> None:
-    with pytest.raises(ConfigError, match=r"^agent configuration: expected the fields of AgentConfig, came "):
-        AgentConfig.from_json(values)
-
-
-def test_an_agent_s_json_is_held_to_the_same_checks() -> None:
-    with pytest.raises(ConfigError, match=r"^hidden_sizes: expected widths of at least 1"):
-        AgentConfig.from_json(agent_json(network={"network": "mlp", "hidden_sizes": [64, 0]}))
+@pytest.mark.parametrize(
+    ("replaced", "field"),
+    [
+        ({"network": {"hidden_sizes": [64, 0]}}, "hidden_sizes"),
+        ({"environments": []}, "environments"),
+        ({"environments": [environment_json(environment_id="")]}, "env"),
+    ],
+    ids=str,
+)
+def test_an_agent_s_json_is_held_to_the_same_checks(replaced: dict[str, Any], field: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{field}: expected "):
+        AgentConfig.from_json(agent_json(**replaced))

@@ -48,28 +48,48 @@ def test_every_episode_is_counted() -> None:
     log = EpisodeLog()
     for _ in range(3):
         log.add(episodes(*[0.0] * 70), 0.0)
-    assert log.count == 210
+    assert log.counts == [210]
 
 
 def test_the_newest_returns_come_oldest_first() -> None:
-    log = EpisodeLog(recent_returns=[-1.0])
+    log = EpisodeLog(recent_returns=[[-1.0]])
     log.add(episodes(*range(99)), 0.0)
-    assert log.recent_returns == [-1.0, *range(99)]
+    assert log.recent_returns == [[-1.0, *range(99)]]
     log.add(episodes(99.0), 0.0)
-    assert log.recent_returns == list(range(100))
+    assert log.recent_returns == [list(range(100))]
 
 
 def test_the_returns_handed_out_are_a_copy() -> None:
-    log = EpisodeLog(recent_returns=[1.0])
-    log.recent_returns.clear()
-    assert log.recent_returns == [1.0]
+    log = EpisodeLog(counts=[7], recent_returns=[[1.0]])
+    log.recent_returns[0].clear()
+    log.counts[0] = 0
+    assert (log.counts, log.recent_returns) == ([7], [[1.0]])
 
 
 def test_a_resumed_log_goes_on_where_the_last_one_ended() -> None:
-    before = EpisodeLog()
-    before.add(episodes(*range(120)), 0.0)
-    after = EpisodeLog(count=before.count, recent_returns=before.recent_returns)
-    assert (after.count, after.mean_return_100) == (120, before.mean_return_100)
+    before = EpisodeLog(counts=[0, 0])
+    for task in (0, 1):
+        before.add(episodes(*range(120)), 0.0, task)
+    before.add(episodes(7.0), 0.0, 1)
+    after = EpisodeLog(counts=before.counts, recent_returns=before.recent_returns)
+    assert (after.counts, after.mean_returns_100()) == ([120, 121], before.mean_returns_100())
+
+
+def test_each_task_has_returns_of_its_own() -> None:
+    log = EpisodeLog(counts=[0, 0, 0])
+    log.add(episodes(*[1.0] * 100), 0.0, 0)
+    log.add(episodes(*[5.0] * 150), 0.0, 2)
+    assert (log.counts, log.mean_returns_100()) == ([100, 0, 150], [1.0, None, 5.0])
+    assert [len(returns) for returns in log.recent_returns] == [100, 0, 100]
+
+
+def test_the_mean_over_tasks_counts_each_task_alike_and_waits_for_all() -> None:
+    log = EpisodeLog(counts=[0, 0])
+    log.add(episodes(*[1.0] * 500), 0.0, 0)
+    log.add(episodes(*[4.0] * 99), 0.0, 1)
+    assert log.mean_return_100 is None
+    log.add(episodes(4.0), 0.0, 1)
+    assert log.mean_return_100 == 2.5
 
 
 def test_the_clock_starts_with_the_first_step_of_the_first_unroll(clock: Clock) -> None:

@@ -30,9 +30,12 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def make_learner(*, seed: int = 0, hidden_sizes: tuple[int, ...] = (16,), version: int = 1, **optimiser: Any) -> Learner:
+def make_learner(
+    *, seed: int = 0, hidden_sizes: tuple[int, ...] = (16,), normalise: bool = False, version: int = 1, **optimiser: Any
+) -> Learner:
     torch.manual_seed(seed)
-    network = build_network(replace(AGENT.network, hidden_sizes=hidden_sizes), SPEC.environment)
+    config = replace(AGENT.network, hidden_sizes=hidden_sizes, normalise_observations=normalise, normalise_returns=normalise)
+    network = build_network(config, SPEC.environment)
     return Learner(
         network,
         LossConfig(),
@@ -48,6 +51,7 @@ def make_batch(*, seed: int = 0, version: int = 1, **arrays: Any) -> Unroll[np.n
 
 
 def weights(learner: Learner) -> dict[str, torch.Tensor]:
+    """Returns copies of the weights, and of the running statistics where there are any."""
     return {name: tensor.clone() for name, tensor in learner.network.state_dict().items()}
 
 
@@ -95,7 +99,7 @@ def with_total(total: str) -> Any:
 
 @pytest.mark.parametrize("total", ["infinite value, finite gradient", "finite value, infinite gradient"])
 def test_an_update_that_is_not_finite_is_skipped_and_counted(total: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    learner = make_learner()
+    learner = make_learner(normalise=True)
     learner.step(make_batch(), 0)
     before, optimiser = weights(learner), encode_parameters(learner.optimiser_tensors())
     monkeypatch.setattr(learner_module, "impala_loss", with_total(total))
@@ -153,9 +157,30 @@ def test_lags_are_the_versions_between_acting_and_learning() -> None:
     assert learner.step(batch, 0).policy_lags.tolist() == [1, 2, 8, 1, 10, 4, 3, 1]
 
 
+def test_statistics_are_those_of_the_batch_after_its_step_and_part_of_the_new_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner, batch = make_learner(normalise=True), make_batch(resets=((2, 3), (5, 0)))
+    before, calls, update = weights(learner), [], learner.network.update_statistics
+
+    def update_statistics(*arguments: Any) -> None:
+        calls.append((weights(learner), *arguments))
+        update(*arguments)
+
+    monkeypatch.setattr(learner.network, "update_statistics", update_statistics)
+    report = learner.step(batch, 0)
+    ((at_the_call, observations, is_first, vs, valid),) = calls
+    assert not any(torch.equal(at_the_call[name], before[name]) for name, _ in learner.network.named_parameters())
+    assert all(torch.equal(at_the_call[name], before[name]) for name, _ in learner.network.named_buffers())
+    assert any(not torch.equal(buffer, before[name]) for name, buffer in learner.network.named_buffers())
+    np.testing.assert_array_equal(observations["observation"], batch.observations["observation"])
+    np.testing.assert_array_equal(is_first, batch.is_first)
+    np.testing.assert_array_equal(valid, ~batch.is_first[1:])
+    assert torch.equal(vs, report.loss.vs)
+
+
+@pytest.mark.parametrize("normalise", [False, True])
 @pytest.mark.parametrize("optimiser", ["adam", "rmsprop"])
-def test_a_restored_learner_goes_on_bit_by_bit_as_one_that_was_never_interrupted(optimiser: str) -> None:
-    settings: dict[str, Any] = {"optimiser": optimiser, "rmsprop_momentum": 0.9}
+def test_a_restored_learner_goes_on_bit_by_bit_as_one_that_was_never_interrupted(optimiser: str, normalise: bool) -> None:
+    settings: dict[str, Any] = {"optimiser": optimiser, "rmsprop_momentum": 0.9, "normalise": normalise}
     whole = make_learner(**settings)
     for number in range(5):
         whole.step(make_batch(seed=number), 100 * number)

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from impala.addresses import split_address
-from impala.config import AgentConfig, LossConfig, NetworkConfig, OptimiserConfig
+from impala.config import AgentConfig, EnvironmentConfig, LossConfig, NetworkConfig, OptimiserConfig
+from impala.environments import Hosting
 from impala.errors import ConfigError
 from learner_server.__main__ import parse
 from learner_server.config import LearnerConfig
@@ -22,7 +23,7 @@ TOKEN, CERT, KEY = Path("token"), Path("cert.pem"), Path("key.pem")
 
 
 def make_config(**fields: Any) -> LearnerConfig:
-    return LearnerConfig(**{"env": "CartPole-v1", **fields})
+    return LearnerConfig(**{"env": ("CartPole-v1",), **fields})
 
 
 def refusal(**fields: Any) -> str:
@@ -33,11 +34,12 @@ def refusal(**fields: Any) -> str:
 
 # --- Checks
 
-COUNTS = ("total_steps", "envs", "unroll_length", "batch_size", "queue_batches", "max_in_flight", "threads", "keep_checkpoints")
+COUNTS = ("total_steps", "envs", "unroll_length", "batch_size", "queue_batches", "max_in_flight", "threads")
+MORE_COUNTS = ("keep_checkpoints", "replay_unrolls")
 
 
 @pytest.mark.parametrize("value", [0, -1])
-@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("name", [*COUNTS, *MORE_COUNTS])
 def test_counts_are_at_least_1(name: str, value: int) -> None:
     assert refusal(**{name: value}) == f"{name}: expected at least 1, came {value}"
     assert getattr(make_config(**{name: 1}), name) == 1
@@ -47,7 +49,7 @@ def test_the_most_environments_of_an_actor_are_at_least_1() -> None:
     assert refusal(max_envs=0, envs=1) == "max_envs: expected at least 1, came 0"
 
 
-@pytest.mark.parametrize("name", ["actors", "seed", "max_policy_lag"])
+@pytest.mark.parametrize("name", ["actors", "seed", "max_policy_lag", "settle_steps", "inject_lag"])
 def test_other_counts_are_not_negative(name: str) -> None:
     assert refusal(**{name: -1}) == f"{name}: expected at least 0, came -1"
     assert getattr(make_config(**{name: 0}), name) == 0
@@ -69,9 +71,85 @@ def test_checkpoints_are_some_time_apart(value: float) -> None:
     assert refusal(checkpoint_seconds=value) == f"checkpoint_seconds: expected more than 0, came {value}"
 
 
-@pytest.mark.parametrize("text", ["", "{", "x", "[]", "7", "null", '"a"'])
-def test_keyword_arguments_are_a_json_object(text: str) -> None:
-    assert refusal(env_kwargs=text).startswith(f"env_kwargs: expected a JSON object, came {text!r}")
+@pytest.mark.parametrize("value", [-0.1, 1.0, float("nan")])
+def test_the_replayed_share_leaves_room_for_fresh_trajectories(value: float) -> None:
+    assert refusal(replay_fraction=value) == f"replay_fraction: expected at least 0 and below 1, came {value}"
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "replay_fraction", "fresh"),
+    [(32, 0.0, 32), (32, 0.5, 16), (32, 0.9, 3), (10, 0.25, 8), (3, 0.99, 1), (1, 0.5, 1), (2, 0.75, 1)],
+)
+def test_what_of_a_batch_is_not_replayed_is_fresh_and_at_least_one(batch_size: int, replay_fraction: float, fresh: int) -> None:
+    assert make_config(batch_size=batch_size, replay_fraction=replay_fraction).fresh_trajectories == fresh
+
+
+# --- Environments
+
+A_TO_C = ("A", "B", "C")
+WRAPPERS = "wrappers: expected a JSON array of names or of [name, keyword arguments]"
+
+
+def test_there_is_an_environment_at_least() -> None:
+    assert refusal(env=()) == "env: expected the id of an environment, came none"
+    assert refusal(env=("A", "")) == "env: expected the id of an environment, came ''"
+
+
+@pytest.mark.parametrize(
+    ("env", "text", "expected"),
+    [
+        (("A",), '{"n": 1}', [{"n": 1}]),
+        (("A",), '[{"n": 1}]', [{"n": 1}]),
+        (A_TO_C, '{"n": 1}', [{"n": 1}] * 3),
+        (A_TO_C, '[{"n": 1}, {}, {"n": 3}]', [{"n": 1}, {}, {"n": 3}]),
+    ],
+)
+def test_keyword_arguments_are_for_all_environments_or_for_each(env: tuple[str, ...], text: str, expected: list[Any]) -> None:
+    environments = make_config(env=env, env_kwargs=text).environments()
+    assert [(environment.environment_id, environment.kwargs) for environment in environments] == list(
+        zip(env, expected, strict=True)
+    )
+
+
+@pytest.mark.parametrize("text", ["", "{", "x", "[]", "7", "null", '"a"', "[{}]", "[{}, {}, {}, {}]", "[{}, {}, 7]"])
+def test_other_keyword_arguments_are_refused(text: str) -> None:
+    said = refusal(env=A_TO_C, env_kwargs=text)
+    assert said.startswith(f"env_kwargs: expected a JSON object, or an array of 3 objects, came {text!r}")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[]", ()),
+        ('["A"]', (("A", {}),)),
+        ('["m:A", ["B", {"n": 1}], ["C", {}]]', (("m:A", {}), ("B", {"n": 1}), ("C", {}))),
+    ],
+)
+def test_wrappers_are_names_with_or_without_keyword_arguments(text: str, expected: tuple[Any, ...]) -> None:
+    assert [environment.wrappers for environment in make_config(env=("A", "B"), wrappers=text).environments()] == [expected] * 2
+
+
+@pytest.mark.parametrize("text", ["", "x", "{}", "7", "null", "[7]", '[["A"]]', '[["A", 7]]', '[["A", {}, {}]]', "[[7, {}]]"])
+def test_another_form_of_wrappers_is_refused(text: str) -> None:
+    assert refusal(wrappers=text).startswith(f"{WRAPPERS}, came {text!r}")
+
+
+@pytest.mark.parametrize(
+    ("field", "refused", "taken", "said"),
+    [
+        ("stop_at_return", 1.0, None, "stop_at_return: expected one environment with it, for the returns of several are not alike"),
+        ("batch_size", 2, 3, "batch_size: expected a trajectory for each of 3 environments, came 2"),
+        ("actors", 2, 3, "actors: expected one for each of 3 environments, or 0, came 2"),
+    ],
+)
+def test_several_environments_need_what_one_does_not(field: str, refused: Any, taken: Any, said: str) -> None:
+    assert refusal(env=A_TO_C, **{field: refused}) == said
+    assert getattr(make_config(env=A_TO_C, **{field: taken}), field) == taken
+    assert getattr(make_config(**{field: refused}), field) == refused
+
+
+def test_several_environments_may_wait_for_remote_actors() -> None:
+    assert make_config(env=A_TO_C, actors=0).actors == 0
 
 
 # --- Where to listen
@@ -149,10 +227,14 @@ def test_a_certificate_comes_with_its_key(half: dict[str, Any]) -> None:
 
 def test_the_agent_is_what_actors_and_evaluation_need() -> None:
     network = NetworkConfig(hidden_sizes=(8,))
-    config = make_config(env="A", env_kwargs='{"render_mode": "human"}', network=network, unroll_length=7)
-    assert config.agent() == AgentConfig(
-        environment_id="A", environment_kwargs={"render_mode": "human"}, network=network, unroll_length=7
+    config = make_config(
+        env=("A", "B"), env_kwargs='[{"n": 1}, {}]', wrappers='["W"]', life_loss_terminates=False, network=network, unroll_length=7
     )
+    environments = (
+        EnvironmentConfig(environment_id="A", kwargs={"n": 1}, wrappers=(("W", {}),), life_loss_terminates=False),
+        EnvironmentConfig(environment_id="B", wrappers=(("W", {}),), life_loss_terminates=False),
+    )
+    assert config.agent() == AgentConfig(environments=environments, network=network, unroll_length=7)
 
 
 def test_the_identity_is_json() -> None:
@@ -162,8 +244,12 @@ def test_the_identity_is_json() -> None:
 
 # Every field but these three, which are checked by their parts.
 OTHER_VALUES: dict[str, Any] = {
-    "env": "Acrobot-v1",
+    "env": ("Acrobot-v1",),
     "env_kwargs": '{"a": 1}',
+    "wrappers": '["A"]',
+    "life_loss_terminates": False,
+    "allow_module": ("mine",),
+    "vectorization": "async",
     "preset": "cartpole",
     "total_steps": 5,
     "stop_at_return": 1.0,
@@ -183,6 +269,9 @@ OTHER_VALUES: dict[str, Any] = {
     "max_in_flight": 1,
     "max_policy_lag": 1,
     "max_envs": 32,
+    "replay_fraction": 0.5,
+    "replay_unrolls": 7,
+    "inject_lag": 8,
     "checkpoint_seconds": 1.0,
     "keep_checkpoints": 1,
     "log_seconds": 1.0,
@@ -190,7 +279,8 @@ OTHER_VALUES: dict[str, Any] = {
     "loss": LossConfig(discount=0.5),
     "optimiser": OptimiserConfig(learning_rate=0.5),
 }
-DECIDE_WHAT_IS_LEARNT = {"env", "env_kwargs", "total_steps", "seed", "unroll_length", "batch_size", "network", "loss", "optimiser"}
+DECIDE_WHAT_IS_LEARNT = {"env", "env_kwargs", "wrappers", "life_loss_terminates", "total_steps", "seed", "unroll_length"}
+DECIDE_WHAT_IS_LEARNT |= {"batch_size", "replay_fraction", "replay_unrolls", "inject_lag", "network", "loss", "optimiser"}
 
 
 def test_every_field_has_another_value_here() -> None:
@@ -209,13 +299,18 @@ def test_the_identity_ignores_where_and_how_long_a_run_runs(name: str) -> None:
     assert make_config(**{name: OTHER_VALUES[name]}).identity() == make_config().identity()
 
 
+def test_environments_are_hosted_as_the_flags_say() -> None:
+    hosting = make_config(vectorization="async", allow_module=("m",)).hosting()
+    assert hosting == Hosting(vectorization="async", allowed_modules=("m",))
+
+
 # --- Presets
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_every_preset_is_a_configuration_that_can_work(name: str) -> None:
     config = LearnerConfig(preset=name, **preset(name))
-    assert (config.preset, config.env != "") == (name, True)
+    assert (config.preset, len(config.env) >= 1) == (name, True)
 
 
 def test_a_preset_that_does_not_exist_is_refused_with_those_that_do() -> None:
@@ -244,7 +339,7 @@ def test_a_preset_is_taken_from_wherever_it_stands(arguments: list[str]) -> None
 
 def test_flags_override_the_preset_and_leave_the_rest_of_it() -> None:
     config = parse(["--total-steps", "5", "--preset", "cartpole", "--learning-rate", "0.5", "--env", "Acrobot-v1"])
-    assert (config.total_steps, config.optimiser.learning_rate, config.env) == (5, 0.5, "Acrobot-v1")
+    assert (config.total_steps, config.optimiser.learning_rate, config.env) == (5, 0.5, ("Acrobot-v1",))
     assert config.stop_at_return == PRESETS["cartpole"]["stop_at_return"]
     assert config.optimiser.optimiser == PRESETS["cartpole"]["optimiser"].optimiser
 
@@ -263,11 +358,20 @@ def test_every_kind_of_flag_is_read() -> None:
         "3",
         "--insecure",
     ]
-    nested = ["--hidden-sizes", "8", "16", "--no-anneal", "--lambda_", "0.5", "--reward-clip", "unit"]
-    config = parse([*words, *nested])
-    assert (config.agent().environment_kwargs, config.run_dir, config.stop_at_return) == ({"a": 1}, Path("runs/a"), 1.5)
+    more = ["--no-life-loss-terminates", "--wrappers", '["W"]', "--vectorization", "sync", "--allow-module", "m", "n.o"]
+    nested = ["--hidden-sizes", "8", "16", "--no-anneal", "--lambda_", "0.5", "--reward-clip", "unit", "--correction", "one-step"]
+    config = parse([*words, *more, *nested])
+    environment = EnvironmentConfig(environment_id="A", kwargs={"a": 1}, wrappers=(("W", {}),), life_loss_terminates=False)
+    assert (config.environments(), config.run_dir, config.stop_at_return) == ((environment,), Path("runs/a"), 1.5)
     assert (config.network.hidden_sizes, config.insecure, config.actors) == ((8, 16), True, 3)
+    assert (config.vectorization, config.allow_module) == ("sync", ("m", "n.o"))
     assert (config.optimiser.anneal, config.loss.lambda_, config.loss.reward_clip) == (False, 0.5, "unit")
+    assert config.loss.correction == "one-step"
+
+
+def test_several_environments_stand_side_by_side() -> None:
+    config = parse(["--env", "A", "m:B", "--replay-fraction", "0.5", "--replay-unrolls", "64", "--inject-lag", "8"])
+    assert config == make_config(env=("A", "m:B"), replay_fraction=0.5, replay_unrolls=64, inject_lag=8)
 
 
 def test_an_unknown_preset_on_the_command_line_is_refused() -> None:
@@ -282,6 +386,8 @@ def test_an_unknown_preset_on_the_command_line_is_refused() -> None:
         (["--env", "A", "--batch-size", "many"], "--batch-size"),
         (["--env", "A", "--device", "tpu"], "--device"),
         (["--env", "A", "--preset"], "--preset"),
+        (["--env", "A", "--vectorization", "threads"], "--vectorization"),
+        (["--env", "A", "--correction", "v-trace"], "--correction"),
         ([], "--env"),
         (["--seed", "1"], "--env"),
     ],

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pytest
@@ -11,33 +11,37 @@ import torch
 from torch import Tensor, nn
 
 from impala.config import LossConfig, NetworkConfig
-from impala.losses import ImpalaLoss, baseline_loss, categorical_entropy, clip_rewards, impala_loss, policy_gradient_loss
-from impala.networks import Network, NetworkOutput, State, build_network
+from impala.distributions import ActionDistribution, Categorical, Gaussian
+from impala.losses import ImpalaLoss, baseline_loss, clip_rewards, impala_loss, policy_gradient_loss
+from impala.networks import NetworkOutput, State, build_network
 from impala.unroll import Unroll
 from impala.vtrace import vtrace
 from tests.samples import SPEC, make_unroll
 
 STATES, ACTIONS = 6, 3
 
+Correction = Literal["vtrace", "one-step", "epsilon", "none"]
+CORRECTIONS = get_args(Correction)
 
-class Table(Network):
-    """Logits and values looked up in a table; an observation is the number of its row."""
 
-    def __init__(self, *, seed: int = 0) -> None:
+class Table(nn.Module):
+    """Policies and values looked up in a table; an observation is the number of its row."""
+
+    def __init__(self, distribution: ActionDistribution | None = None, *, scales: Tensor | None = None) -> None:
         super().__init__()
-        generator = torch.Generator().manual_seed(seed)
-        self.logits = nn.Parameter(torch.randn(STATES, ACTIONS, generator=generator, dtype=torch.float64))
+        self.distribution = distribution or Categorical((ACTIONS,), single=True)
+        generator = torch.Generator().manual_seed(0)
+        outputs = self.distribution.num_outputs
+        self.logits = nn.Parameter(torch.randn(STATES, outputs, generator=generator, dtype=torch.float64))
         self.values = nn.Parameter(torch.randn(STATES, generator=generator, dtype=torch.float64))
-
-    def initial_state(self, environments: int) -> State:
-        return {}
+        self.scales = scales
 
     def forward(self, observations: Mapping[str, Tensor], is_first: Tensor, state: State) -> NetworkOutput:
         rows = observations["state"]
-        return NetworkOutput(policy_logits=self.logits[rows], values=self.values[rows])
+        return NetworkOutput(policy=self.logits[rows], values=self.values[rows])
 
-    def act(self, observations: Mapping[str, Tensor], is_first: Tensor, state: State) -> tuple[Tensor, State]:
-        return self.logits[observations["state"]], state
+    def value_scale(self, observations: Mapping[str, Tensor]) -> Tensor | None:
+        return None if self.scales is None else self.scales[observations["state"]]
 
 
 def table_unroll(
@@ -120,12 +124,6 @@ def test_values_with_a_trailing_one_are_not_broadcast() -> None:
     ones = torch.ones(3, 4)
     with pytest.raises(AssertionError):
         baseline_loss(ones.unsqueeze(-1), ones, ones)
-
-
-def test_the_entropy_of_a_policy_is_in_nats() -> None:
-    probabilities = torch.tensor([[0.25, 0.25, 0.25, 0.25], [0.5, 0.5, 1e-30, 1e-30], [1.0, 1e-30, 1e-30, 1e-30]])
-    expected = [math.log(4.0), math.log(2.0), 0.0]
-    assert categorical_entropy(probabilities.log()).tolist() == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("detached", ["targets", "advantages"])
@@ -278,9 +276,8 @@ def test_a_reset_row_is_masked_out_of_every_term(costs: tuple[float, float]) -> 
         lambda unroll: unroll.actions[1].fill_(0),
         lambda unroll: unroll.rewards[1].fill_(1e6),
         lambda unroll: unroll.behaviour_log_probs[1].fill_(-50.0),
-        lambda unroll: unroll.terminated[1].fill_(value=True),
     ],
-    ids=["action", "reward", "behaviour log prob", "terminated"],
+    ids=["action", "reward", "behaviour log prob"],
 )
 def test_what_a_reset_row_holds_changes_nothing(change: Callable[[Unroll[Tensor]], Tensor]) -> None:
     network, unroll = Table(), table_unroll([0, 1, 2, 3], first=[2])
@@ -322,8 +319,37 @@ def test_the_value_of_a_truncated_episode_s_final_observation_moves_the_row_befo
     assert torch.equal(moved_logits[1:], logits[1:])
 
 
-def test_an_unroll_of_reset_rows_alone_has_no_loss() -> None:
-    loss, logits, values = loss_and_gradients(Table(), table_unroll([0, 1], first=[1]), LossConfig())
+@pytest.mark.parametrize("correction", CORRECTIONS)
+def test_where_episodes_restart_at_once_a_terminated_step_counts_as_if_a_reset_row_followed(correction: Correction) -> None:
+    config = LossConfig(correction=correction)
+    with_row, at_once = table_unroll([0, 1, 2, 3], first=[2], terminated=[0]), table_unroll([0, 2, 3], first=[1], terminated=[0])
+    at_once.actions[1], at_once.rewards[1] = with_row.actions[2], with_row.rewards[2]
+    (one, *gradients), (other, *same) = (loss_and_gradients(Table(), unroll, config) for unroll in (with_row, at_once))
+    assert float(one.total.detach()) == pytest.approx(float(other.total.detach()))
+    assert other.valid.flatten().tolist() == [1.0, 1.0]
+    for left, right in zip(gradients, same, strict=True):
+        torch.testing.assert_close(left, right)
+
+
+@pytest.mark.parametrize("correction", CORRECTIONS)
+def test_where_episodes_restart_at_once_a_truncated_step_is_given_up(correction: Correction) -> None:
+    config = LossConfig(correction=correction)
+    whole, rest = table_unroll([0, 1, 2, 3], first=[2]), table_unroll([2, 3])
+    rest.actions[0], rest.rewards[0] = whole.actions[2], whole.rewards[2]
+    before = table_unroll([0, 1])
+    parts = [loss_and_gradients(Table(), unroll, config)[1:] for unroll in (before, rest)]
+    # x_1 is the first of the next episode here, and row 0 leads nowhere that is known.
+    _, *given_up = loss_and_gradients(Table(), replace(whole, is_first=table_unroll([0] * 4, first=[1]).is_first), config)
+    assert given_up[0][0].tolist() == [0.0] * ACTIONS
+    assert float(given_up[1][0]) == 0.0
+    _, *with_row = loss_and_gradients(Table(), whole, config)
+    for got, *expected in zip(with_row, *parts, strict=True):
+        torch.testing.assert_close(got, sum(expected))
+
+
+@pytest.mark.parametrize("correction", CORRECTIONS)
+def test_an_unroll_of_reset_rows_alone_has_no_loss(correction: Correction) -> None:
+    loss, logits, values = loss_and_gradients(Table(), table_unroll([0, 1], first=[1]), LossConfig(correction=correction))
     assert (float(loss.total.detach()), float(loss.entropy), float(loss.log_rho_abs)) == (0.0, 0.0, 0.0)
     assert float(logits.abs().sum() + values.abs().sum()) == 0.0
 
@@ -374,7 +400,7 @@ def test_every_setting_of_v_trace_reaches_it(setting: str) -> None:
 def test_everything_but_the_total_is_detached() -> None:
     loss, _, _ = loss_and_gradients(Table(), table_unroll([0, 1, 2]), LossConfig())
     assert [name for name, tensor in vars(loss).items() if tensor.requires_grad] == ["total"]
-    assert all(tensor.ndim == 0 for tensor in vars(loss).values())
+    assert {name for name, tensor in vars(loss).items() if tensor.ndim} == {"vs", "valid"}
 
 
 def test_the_means_of_values_targets_and_ratios_are_over_the_rows_acted_in() -> None:
@@ -391,6 +417,22 @@ def test_the_means_of_values_targets_and_ratios_are_over_the_rows_acted_in() -> 
     assert float(loss.target_mean) == pytest.approx((5.0 + (3.0 + 2 / 3 * (9.0 - 3.0))) / 2)
     assert float(loss.log_rho_abs) == pytest.approx((math.log(3.0) + math.log(1.5)) / 2)
     assert float(loss.clipped_fraction) == pytest.approx(1 / 2)
+    assert float(loss.effective_sample_size) == pytest.approx((3.0 + 2 / 3) ** 2 / (2 * (9.0 + 4 / 9)))
+    # In the network's units of value, for its statistics.
+    assert loss.vs.flatten().tolist() == pytest.approx([5.0, 100.0, 7.0])
+    assert loss.valid.flatten().tolist() == [1.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("log_probs", "share"),
+    [((-1.0, -1.0, -1.0, -1.0), 1.0), ((-500.0, -1.0, -1.0, -1.0), 1 / 4), ((-9.0, -9.0, 50.0, 50.0), 1 / 2)],
+)
+def test_the_effective_sample_size_is_the_share_of_rows_that_carry_weight(log_probs: tuple[float, ...], share: float) -> None:
+    network = Table()
+    with torch.no_grad():
+        network.logits.zero_()
+    loss, _, _ = loss_and_gradients(network, table_unroll([0, 1, 2, 3, 4], log_probs=log_probs), LossConfig())
+    assert float(loss.effective_sample_size) == pytest.approx(share)
 
 
 def test_without_a_column_of_lag_0_its_metric_is_not_a_number() -> None:
@@ -416,10 +458,148 @@ def test_the_network_that_acted_finds_its_own_log_probs_again() -> None:
     unroll = sampled_unroll(environments=8)
     observations = unroll.observations["observation"]
     with torch.no_grad():
-        network.get_parameter("policy.4.weight").mul_(100.0)  # a policy far from uniform
+        network.get_parameter("policy_head.weight").mul_(100.0)  # a policy far from uniform
         # One step at a time, as an actor does.
-        logits = torch.stack([network.act({"observation": observations[t]}, unroll.is_first[t], {})[0] for t in range(5)])
-    log_probs = logits.log_softmax(-1).gather(-1, unroll.actions.unsqueeze(-1)).squeeze(-1)
+        policy = torch.stack([network.act({"observation": observations[t]}, unroll.is_first[t], {})[0] for t in range(5)])
+    log_probs = network.distribution.log_prob(policy, unroll.actions)
     loss = impala_loss(network, replace(unroll, behaviour_log_probs=log_probs), LossConfig(), parameter_version=1)
     assert float(loss.log_rho_abs_lag_0) < 1e-5
     assert float(log_probs.std()) > 0.1
+
+
+# Real numbers, and values in units of their own.
+
+
+def test_one_step_of_real_numbers_by_hand() -> None:
+    network = Table(Gaussian(2))
+    with torch.no_grad():
+        network.logits[0] = torch.tensor([1.0, -1.0, math.log(0.5), math.log(2.0)])
+        network.values[:2] = torch.tensor([1.0, 2.0])
+    # Deviations from the means: 1 of 0.5, and -3 of 2. The density may exceed 1, and so may the behaviour's.
+    log_density = -0.5 * (2.0**2 + 1.5**2) - math.log(2.0 * math.pi)
+    unroll = replace(
+        table_unroll([0, 1], rewards=[3.0], log_probs=[log_density + math.log(4.0)]),
+        actions=torch.tensor([[[2.0, -4.0]]], dtype=torch.float64),
+    )
+    loss, policy, values = loss_and_gradients(network, unroll, LossConfig(discount=0.9, entropy_cost=0.2))
+    advantage = 0.25 * (3.0 + 0.9 * 2.0 - 1.0)
+    entropy = math.log(2.0 * math.pi * math.e)
+    assert float(loss.log_rho_abs) == pytest.approx(math.log(4.0))
+    assert float(loss.entropy) == pytest.approx(entropy)
+    assert float(loss.total.detach()) == pytest.approx(-log_density * advantage + 0.25 * advantage**2 - 0.2 * entropy)
+    # d log pi: (a - mean) / std^2 for the mean, ((a - mean) / std)^2 - 1 for log std, which the entropy pulls at as well.
+    expected = [-advantage * 4.0, advantage * 0.75, -advantage * 3.0 - 0.2, -advantage * 1.25 - 0.2]
+    assert policy[0].tolist() == pytest.approx(expected)
+    assert float(values[0]) == pytest.approx(-0.5 * advantage)
+
+
+def test_a_value_scale_divides_the_advantage_and_the_error_of_the_value_and_no_target() -> None:
+    unroll = side_by_side(table_unroll([0, 1, 2, 3, 5], first=[2]), table_unroll([4, 1, 5, 0, 3], first=[2]))
+    scales = torch.tensor([2.0, 1e9, 0.5, 3.0, 10.0, 1.0], dtype=torch.float64)
+    config = LossConfig(entropy_cost=0.0, rho_bar=2.0)
+    plain, logits, values = loss_and_gradients(Table(), unroll, config)
+    scaled, scaled_logits, scaled_values = loss_and_gradients(Table(scales=scales), unroll, config)
+    assert torch.equal(scaled.vs, plain.vs)
+    assert float(scaled.value_mean) == float(plain.value_mean)
+    # Each row of the table stands for one scale, and x_1, where both resets are, for none.
+    torch.testing.assert_close(scaled_logits, logits / scales.unsqueeze(-1))
+    torch.testing.assert_close(scaled_values, values / scales.square())
+    assert bool((values[[0, 2, 3, 4]] != 0.0).all())
+
+
+# The other corrections of the paper's section 5.2.2, literally.
+
+
+def n_step_targets(unroll: Unroll[Tensor], values: Tensor, discount: float) -> Tensor:
+    """Returns the rewards to come, row by row: to the termination, or with the value of the last observation that is known."""
+    length, batch = unroll.rewards.shape
+    reset = [[bool(unroll.is_first[t + 1, b]) and not bool(unroll.terminated[t, b]) for b in range(batch)] for t in range(length)]
+    targets = values[:-1].clone()
+    for b in range(batch):
+        for start in range(length):
+            if reset[start][b]:
+                continue
+            total, factor, t = 0.0, 1.0, start
+            while t < length and not reset[t][b]:
+                total += factor * float(unroll.rewards[t, b])
+                factor *= 0.0 if unroll.terminated[t, b] else discount
+                t += 1
+            targets[start, b] = total + factor * float(values[t, b])
+    return targets
+
+
+def corrected_unroll() -> Unroll[Tensor]:
+    """Returns trajectories with every boundary there is: none, truncated, terminated, restarted at once, at both ends."""
+    random = np.random.default_rng(0)
+    bounds: list[dict[str, Any]] = [
+        {},
+        {"first": [3]},
+        {"first": [3], "terminated": [1]},
+        {"first": [3], "terminated": [2]},
+        {"first": [1, 6]},
+        {"first": [6], "terminated": [5]},
+        {"first": [5], "terminated": [1, 3]},
+    ]
+    return side_by_side(
+        *[
+            table_unroll(
+                random.integers(0, STATES, 7).tolist(),
+                actions=random.integers(0, ACTIONS, 6).tolist(),
+                rewards=random.normal(size=6).tolist(),
+                log_probs=np.log(random.uniform(0.02, 1.0, 6)).tolist(),
+                **bound,
+            )
+            for bound in bounds
+        ]
+    )
+
+
+@pytest.mark.parametrize("pg_rho_bar", [0.6, 1.0, 3.0])
+@pytest.mark.parametrize("correction", ["one-step", "epsilon", "none"])
+def test_the_other_corrections_are_the_literal_ones(correction: Correction, pg_rho_bar: float) -> None:
+    network, unroll = Table(), corrected_unroll()
+    with torch.no_grad():
+        network.logits[2] = torch.tensor([0.0, -13.0, -16.0])  # of probabilities around epsilon
+    # Clips far below 1, which must not touch the targets.
+    config = LossConfig(
+        correction=correction, discount=0.9, rho_bar=0.5, c_bar=0.25, pg_rho_bar=pg_rho_bar, baseline_cost=0.3, entropy_cost=0.0
+    )
+    loss, got_logits, got_values = loss_and_gradients(network, unroll, config)
+
+    states, policy = unroll.observations["state"], network.logits.detach().softmax(-1)
+    values = network.values.detach()[states]
+    vs = n_step_targets(unroll, values, 0.9)
+    torch.testing.assert_close(loss.vs, vs, rtol=0.0, atol=1e-12)
+    expected_logits, expected_values = torch.zeros_like(got_logits), torch.zeros_like(got_values)
+    total = 0.0
+    next_vs = torch.cat([vs[1:], values[-1:]])
+    for t, b in np.argwhere((~unroll.is_first[1:] | unroll.terminated).numpy()):
+        s, action = int(states[t, b]), int(unroll.actions[t, b])
+        probability = float(policy[s, action])
+        worth_on = 0.0 if unroll.terminated[t, b] else 0.9
+        advantage = float(unroll.rewards[t, b] + worth_on * next_vs[t, b] - values[t, b])
+        chose = nn.functional.one_hot(torch.tensor(action), ACTIONS)
+        if correction == "one-step":
+            advantage *= min(pg_rho_bar, probability / math.exp(float(unroll.behaviour_log_probs[t, b])))
+        epsilon = 1e-6 if correction == "epsilon" else 0.0
+        total -= advantage * math.log(probability + epsilon)
+        expected_logits[s] += advantage * probability / (probability + epsilon) * (policy[s] - chose)
+        expected_values[s] += 0.3 * (values[t, b] - vs[t, b])
+    assert float(loss.policy_gradient) == pytest.approx(total)
+    torch.testing.assert_close(got_logits, expected_logits, rtol=0.0, atol=1e-10)
+    torch.testing.assert_close(got_values, expected_values, rtol=0.0, atol=1e-10)
+
+
+def test_without_lag_and_epsilon_all_corrections_are_one() -> None:
+    network, unroll = Table(), corrected_unroll()
+    policy = network.logits.detach().log_softmax(-1)[unroll.observations["state"][:-1]]
+    on_policy = replace(unroll, behaviour_log_probs=policy.gather(-1, unroll.actions.unsqueeze(-1)).squeeze(-1))
+    totals = [
+        float(loss_and_gradients(network, on_policy, LossConfig(correction=correction, lambda_=0.8))[0].total.detach())
+        for correction in CORRECTIONS
+    ]
+    vtrace_total, one_step, epsilon, none = totals
+    assert [one_step, none] == pytest.approx([vtrace_total] * 2, abs=1e-9)
+    # 1e-6 added to probabilities far above it.
+    assert epsilon == pytest.approx(none, abs=1e-3)
+    assert epsilon != none

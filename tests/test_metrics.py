@@ -17,12 +17,13 @@ from learner_server.learner import StepReport
 from learner_server.metrics import IntervalStatistics, MetricsWriter, Rate
 from run_directory.journal import read_metrics
 
-LOSS_FIELDS = [field.name for field in fields(ImpalaLoss)]
+LOSS_FIELDS = [field.name for field in fields(ImpalaLoss) if field.name not in {"vs", "valid"}]
 
 
 def make_report(value: float, **replaced: Any) -> StepReport:
     """Returns a report whose loss fields are value, value + 1, ... in their order."""
     loss = {name: torch.tensor(value + index, requires_grad=name == "total") for index, name in enumerate(LOSS_FIELDS)}
+    loss.update(vs=torch.zeros(3, 2), valid=torch.ones(3, 2, dtype=torch.bool))
     loss.update({name: torch.tensor(replaced.pop(name)) for name in list(replaced) if name in loss})
     lags = np.array([0, 4], dtype=np.int64)
     report: dict[str, Any] = {"grad_norm": value, "learning_rate": 0.1, "policy_lags": lags, "skipped": False}
@@ -149,9 +150,9 @@ def test_a_figure_that_is_not_finite_is_null(tmp_path: Path, writer: MetricsWrit
     def refuse(constant: str) -> None:
         pytest.fail(f"{constant} is not JSON")
 
-    writer.write({**FIGURES, "grad_norm": value})
-    text = (tmp_path / "metrics.jsonl").read_text()
-    assert json.loads(text, parse_constant=refuse)["grad_norm"] is None
+    writer.write({**FIGURES, "grad_norm": value, "mean_return_100_by_task": [1.0, value]})
+    figures = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=refuse)
+    assert (figures["grad_norm"], figures["mean_return_100_by_task"]) == (None, [1.0, None])
 
 
 def test_a_later_process_goes_on_in_the_same_file(tmp_path: Path) -> None:
@@ -176,3 +177,14 @@ def test_tensorboard_gets_every_number_by_step(tmp_path: Path) -> None:
     writer.write({**FIGURES, "env_steps": 200, "total": 0.5, "mean_return_100": 20, "grad_norm": math.nan})
     writer.close()
     assert events_in(tmp_path / "tensorboard") == {"total": [(100, 1.5), (200, 0.5)], "mean_return_100": [(200, 20.0)]}
+
+
+def test_tensorboard_gets_a_curve_for_each_task(tmp_path: Path) -> None:
+    writer = MetricsWriter(tmp_path / "metrics.jsonl", tmp_path / "tensorboard")
+    writer.write({"env_steps": 100, "trained_by_task": [60, 40], "mean_return_100_by_task": [None, 1.5]})
+    writer.close()
+    assert events_in(tmp_path / "tensorboard") == {
+        "trained_by_task/0": [(100, 60.0)],
+        "trained_by_task/1": [(100, 40.0)],
+        "mean_return_100_by_task/1": [(100, 1.5)],
+    }

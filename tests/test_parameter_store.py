@@ -1,6 +1,7 @@
 """The parameter store: one snapshot a version, encoded at most once."""
 
 import threading
+import weakref
 
 import pytest
 import torch
@@ -71,8 +72,40 @@ def test_versions_must_grow(version: int) -> None:
     assert (newest, decode_parameters(data)["b"][0]) == (5, 5.0)
 
 
-def test_the_version_is_0_before_anything_is_published() -> None:
-    assert ParameterStore().version == 0
+@pytest.mark.parametrize("lag", [0, 3])
+def test_the_version_is_0_before_anything_is_published(lag: int) -> None:
+    store = ParameterStore(inject_lag=lag)
+    assert (store.version, store.newest_version) == (0, 0)
+
+
+@pytest.mark.parametrize("lag", [0, 1, 3, 30])
+def test_an_injected_lag_serves_the_weights_of_so_many_updates_before_the_newest(lag: int) -> None:
+    store, first = ParameterStore(inject_lag=lag), 41
+    for newest in range(first, first + 12):
+        store.publish(newest, filled(float(newest)))
+        expected = max(first, newest - lag)
+        for _ in range(2):
+            version, data = store.encoded()
+            assert (store.newest_version, store.version, version) == (newest, expected, expected)
+            assert decode_parameters(data)["b"].unique().tolist() == [float(expected)]
+    # Once for each version that was served, not for each that was published meanwhile.
+    assert store.encodings == max(1, 12 - lag)
+
+
+def test_versions_grow_beyond_the_newest_whatever_is_served() -> None:
+    store = ParameterStore(inject_lag=5)
+    for version in (1, 2, 3):
+        store.publish(version, filled(0.0))
+    with pytest.raises(ValueError, match="expected more than 3, came 2"):
+        store.publish(2, filled(0.0))
+
+
+def test_a_lag_holds_one_snapshot_more_than_its_updates() -> None:
+    store, published = ParameterStore(inject_lag=2), []
+    for version in range(1, 20):
+        store.publish(version, filled(0.0))
+        published += [weakref.ref(tensor) for tensor in store._snapshots[-1][1].values()]
+    assert sum(reference() is not None for reference in published) == 3 * len(filled(0.0))
 
 
 def test_version_and_weights_are_of_one_snapshot_while_another_thread_publishes() -> None:

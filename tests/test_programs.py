@@ -156,7 +156,7 @@ def test_a_local_run_ends_by_itself_with_its_records_in_order(finished: Finished
     assert lines[-1]["ended"] == "solved"
     assert lines[-1]["mean_return_100"] >= 60
     assert accounts_balance(run_dir)
-    assert json.loads((run_dir / "config.json").read_text())["agent"]["environment_id"] == "CartPole-v1"
+    assert json.loads((run_dir / "config.json").read_text())["agent"]["environments"][0]["environment_id"] == "CartPole-v1"
     assert list((run_dir / "tensorboard").iterdir())
     assert (run_dir / "curve.png").read_bytes().startswith(b"\x89PNG")
     checkpoint = load_newest_checkpoint(run_dir / "checkpoints")

@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
-from impala.config import AgentConfig, NetworkConfig
+from impala.config import AgentConfig, EnvironmentConfig, NetworkConfig
 from impala.errors import ConfigError
 from run_directory.files import write_atomically, write_json_atomically, write_synced
 from run_directory.journal import read_last_metrics, read_metrics
 from run_directory.layout import RunDirectory
 
 AGENT = AgentConfig(
-    environment_id="CartPole-v1", environment_kwargs={"render_mode": None}, network=NetworkConfig(hidden_sizes=(8,))
+    environments=(EnvironmentConfig(environment_id="CartPole-v1", kwargs={"render_mode": None}),),
+    network=NetworkConfig(hidden_sizes=(8,)),
 )
 CONFIG = {"agent": AGENT.to_json(), "seed": 3, "total_steps": 100}
 
@@ -217,11 +218,11 @@ def test_a_directory_without_a_run_is_refused(tmp_path: Path) -> None:
         RunDirectory(tmp_path).agent_config()
 
 
-@pytest.mark.parametrize("content", ["{}", '{"agent": null}', '{"agent": {"environment_id": "CartPole-v1"}}'])
+@pytest.mark.parametrize("content", ["{}", '{"agent": null}', '{"agent": {"environments": ["CartPole-v1"]}}'])
 def test_a_configuration_without_an_agent_is_refused(tmp_path: Path, content: str) -> None:
     run = RunDirectory(tmp_path)
     run.config.write_text(content)
-    with pytest.raises(ConfigError, match=r"^agent configuration: expected the fields of AgentConfig"):
+    with pytest.raises(ConfigError, match=r"^(agent configuration|environment): expected the fields of (Agent|Environment)Config"):
         run.agent_config()
 
 

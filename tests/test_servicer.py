@@ -158,8 +158,8 @@ BAD_SUBMISSIONS = {
     "infinite log-probability": Bad(
         array("behaviour_log_probs", floats((5, 3), -np.inf)), "unroll.behaviour_log_probs.data", "finite values", "1 NaN"
     ),
-    "action out of range": Bad(array("actions", np.full((5, 3), 2)), "unroll.actions.data", "actions 0 to 1", "2 to 2"),
-    "negative action": Bad(array("actions", np.full((5, 3), -1)), "unroll.actions.data", "actions 0 to 1", "-1 to -1"),
+    "action out of range": Bad(array("actions", np.full((5, 3), 2)), "unroll.actions.data", "0 to 1", "2 to 2"),
+    "negative action": Bad(array("actions", np.full((5, 3), -1)), "unroll.actions.data", "0 to 1", "-1 to -1"),
     "a bool of 2": Bad(put("unroll.is_first.data", b"\2" * 18), "unroll.is_first.data", "bytes of 0 or 1", "2"),
     "no observations": Bad(lambda message: message.unroll.ClearField("observations"), "unroll.observations", "observation", "[]"),
     "unknown state": Bad(lambda message: message.unroll.initial_state.add(name="lstm"), "unroll.initial_state", "[]", "lstm"),
@@ -337,13 +337,13 @@ def test_an_actor_that_has_the_newest_weights_is_not_sent_them_again(service: Se
 
 def test_an_actor_is_sent_the_newest_weights(service: Service) -> None:
     with_new_bias = service.network.state_dict()
-    with_new_bias["policy.0.bias"].fill_(0.5)
+    with_new_bias["policy_head.bias"].fill_(0.5)
     service.publish()
     response = call(service, pb.GetParametersRequest(actor_id="tester", known_version=1))
     assert (response.version, response.not_modified) == (2, False)
     served = decode_parameters(response.parameters)
     assert served.keys() == with_new_bias.keys()
-    assert (served["policy.0.bias"] == 0.5).all()
+    assert (served["policy_head.bias"] == 0.5).all()
 
 
 def test_weights_are_encoded_once_however_many_actors_ask(service: Service) -> None:
@@ -379,7 +379,7 @@ def test_the_episodes_of_an_accepted_unroll_are_counted_once(service: Service) -
     episodes((3.0, 3), (4.0, 4))(message)
     for _ in range(3):
         call(service, message)
-    assert service.episodes.recent_returns == [3.0, 4.0]
+    assert service.episodes.recent_returns == [[3.0, 4.0]]
 
 
 def test_a_repeated_unroll_is_trained_on_once(service: Service) -> None:

@@ -1,6 +1,6 @@
 """The Unroll: its counts, and cutting it into columns and putting them together again."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import pairwise
 from typing import Any
 
@@ -60,6 +60,16 @@ def test_env_steps_leave_out_the_reset_rows() -> None:
     assert make_unroll(length=5, environments=3, resets=((2, 0), (5, 1))).env_steps == 13
 
 
+@pytest.mark.parametrize("convert", [lambda array: array, torch.from_numpy], ids=["arrays", "tensors"])
+def test_a_row_that_begins_the_next_episode_is_a_reset_row_unless_it_terminated(convert: Any) -> None:
+    terminated = np.zeros((5, 3), dtype=np.bool_)
+    # A reset row after a termination, a restart at once after one, a life lost in mid-episode, and nothing at all.
+    terminated[[0, 3, 2], [0, 1, 2]] = True
+    unroll = make_unroll(length=5, environments=3, resets=((2, 0), (4, 1), (5, 2)), terminated=terminated).map(convert)
+    assert np.argwhere(np.asarray(unroll.reset_rows)).tolist() == [[1, 0], [4, 2]]
+    assert unroll.env_steps == 13
+
+
 def test_an_unroll_that_begins_an_episode_has_no_reset_row_for_it() -> None:
     # is_first[0] belongs to the row before: the last of the unroll before, which counted it.
     assert make_unroll(length=5, environments=3, resets=((0, 0), (0, 1), (0, 2))).env_steps == 15
@@ -77,6 +87,15 @@ def test_columns_are_views() -> None:
     whole = arrays(unroll)
     for name, array in arrays(unroll.columns(2, 5)).items():
         assert np.shares_memory(array, whole[name]), name
+
+
+def test_arrays_come_in_one_order_whatever_that_of_the_entries() -> None:
+    unroll = make_recurrent_unroll()
+    entries = {"b": unroll.rewards, "a": unroll.actions}
+    one = replace(unroll, observations=entries, initial_state=entries)
+    other = replace(unroll, observations=dict(sorted(entries.items())), initial_state=dict(sorted(entries.items())))
+    assert [id(array) for array in one.arrays()] == [id(array) for array in other.arrays()]
+    assert {id(array) for array in unroll.arrays()} == {id(array) for array in arrays(unroll).values()}
 
 
 def test_columns_hold_the_environments_that_were_asked_for() -> None:

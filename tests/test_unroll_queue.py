@@ -1,6 +1,7 @@
 """The unroll queue: order, places, the line before them, and where every step is."""
 
 import asyncio
+import math
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
@@ -17,8 +18,8 @@ from tests.samples import make_unroll
 STEPS = 5  # of one column without resets
 
 
-def make_queue(*, capacity: int = 3, max_line: int = 100) -> UnrollQueue:
-    return UnrollQueue(capacity=capacity, max_line=max_line)
+def make_queue(*, capacity: int = 3, max_line: int = 100, tasks: int = 1) -> UnrollQueue:
+    return UnrollQueue(capacity=capacity, max_line=max_line, trained=[0] * tasks)
 
 
 def run(scenario: Callable[[], Awaitable[None]]) -> None:
@@ -34,11 +35,11 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def line_up(queue: UnrollQueue, *unrolls: Unroll[np.ndarray]) -> list[asyncio.Task[None]]:
-    """Returns the tasks of callers that put these unrolls, one after the other."""
+async def line_up(queue: UnrollQueue, *unrolls: Unroll[np.ndarray], task: int = 0) -> list[asyncio.Task[None]]:
+    """Returns the callers that put these unrolls of a task, one after the other."""
     callers = []
     for unroll in unrolls:
-        callers.append(asyncio.create_task(queue.put(unroll)))
+        callers.append(asyncio.create_task(queue.put(unroll, task)))
         await settle()
     return callers
 
@@ -276,7 +277,7 @@ def test_a_taken_batch_counts_as_waiting_until_it_is_trained() -> None:
         queue.take_batch(2, 0.0)
         before = queue.account()
         assert (before.waiting, before.trained, before.queued_trajectories) == (2 * STEPS, 0, 0)
-        queue.mark_trained(2 * STEPS)
+        queue.mark_trained()
         after = queue.account()
         assert (after.waiting, after.trained, after.received) == (0, 2 * STEPS, 2 * STEPS)
 
@@ -285,11 +286,11 @@ def test_a_taken_batch_counts_as_waiting_until_it_is_trained() -> None:
 
 def test_accounts_go_on_where_an_earlier_process_ended() -> None:
     async def scenario() -> None:
-        queue = UnrollQueue(capacity=3, max_line=1, received=100, trained=60, dropped={"stale": 30, "restart": 10})
+        queue = UnrollQueue(capacity=3, max_line=1, received=100, trained=[40, 20], dropped={"stale": 30, "restart": 10})
         await queue.put(narrow(1))
         queue.count_dropped("stale", 5)
         account = queue.account()
-        assert (account.received, account.trained, account.waiting) == (110, 60, 5)
+        assert (account.received, account.trained, account.waiting, account.trained_by_task) == (110, 60, 5, [40, 20])
         assert account.dropped == {"stale": 35, "restart": 10}
 
     run(scenario)
@@ -338,94 +339,300 @@ def test_a_caller_cancelled_after_its_unroll_got_a_place_changes_nothing() -> No
     run(scenario)
 
 
-@dataclass
-class Model:
-    """The accounts by another road: every column is one number, its steps, and is moved from list to list."""
+# --- Tasks
 
-    capacity: int
+
+def column(task: int, number: int) -> Unroll[np.ndarray]:
+    """Returns one column, recognised by its version as a task's `number`th."""
+    return narrow(1000 * task + number)
+
+
+def tasks_of(batch: Unroll[np.ndarray] | None) -> list[int]:
+    """Returns of which task each column is."""
+    return [version // 1000 for version in versions(batch)]
+
+
+@pytest.mark.parametrize(("tasks", "served"), [(2, [0, 1]), (3, [0, 1, 2]), (4, [0, 1, 3]), (5, [0, 1, 2, 3, 4])])
+@pytest.mark.parametrize("trajectories", [1, 2, 4, 7, 8])
+def test_served_tasks_have_equal_shares_each_in_its_order_of_arrival(tasks: int, served: list[int], trajectories: int) -> None:
+    async def scenario() -> None:
+        queue = make_queue(capacity=1000, tasks=tasks)
+        for task in range(tasks):
+            await line_up(queue, *(column(task, number) for number in range(1, 60)), task=task)
+        queue.serve(served)
+        taken: list[int] = []
+        for _ in range(2 * len(served)):
+            batch = queue.take_batch(trajectories, 0.0)
+            for of_tasks in (tasks_of(batch), [version // 1000 for version in taken + versions(batch)]):
+                counts = [of_tasks.count(task) for task in served]
+                assert max(counts) - min(counts) <= 1
+                assert sum(counts) == len(of_tasks)
+            taken += versions(batch)
+        # One batch more or less than a round is no matter: after whole rounds all are alike, and each task's came in order.
+        for task in served:
+            assert [version for version in taken if version // 1000 == task] == [
+                1000 * task + number for number in range(1, 2 * trajectories + 1)
+            ]
+
+    run(scenario)
+
+
+def test_a_fast_and_a_slow_task_are_trained_on_alike() -> None:
+    async def scenario() -> None:
+        queue = make_queue(capacity=4, tasks=2)
+        callers = await line_up(queue, *(column(0, number) for number in range(1, 41)), task=0)
+        for number in range(1, 21):
+            assert queue.take_batch(2, 0.0) is None
+            await queue.put(column(1, number), 1)
+            assert sorted(tasks_of(queue.take_batch(2, 0.0))) == [0, 1]
+            queue.mark_trained()
+        account = queue.account()
+        assert (account.trained_by_task, account.trained) == ([20 * STEPS, 20 * STEPS], 40 * STEPS)
+        queue.close(run_over=True)
+        await asyncio.gather(*callers, return_exceptions=True)
+
+    run(scenario)
+
+
+def test_only_served_tasks_are_waited_for() -> None:
+    async def scenario() -> None:
+        queue = make_queue(capacity=6, tasks=3)
+        await line_up(queue, column(0, 1), column(0, 2), task=0)
+        await queue.put(column(2, 1), 2)
+        assert queue.take_batch(2, 0.0) is None
+        queue.serve({0, 2})
+        assert sorted(versions(queue.take_batch(2, 0.0))) == [1, 2001]
+        queue.serve({2, 0, 1})
+        assert queue.take_batch(1, 0.0) is None
+        queue.serve({0})
+        assert versions(queue.take_batch(1, 0.0)) == [2]
+
+    run(scenario)
+
+
+def test_serving_none_is_serving_all() -> None:
+    async def scenario() -> None:
+        queue = make_queue(capacity=4, tasks=2)
+        queue.serve({1})
+        queue.serve([])
+        await line_up(queue, column(0, 1), column(0, 2), task=0)
+        assert queue.take_batch(2, 0.0) is None
+        await queue.put(column(1, 1), 1)
+        assert sorted(tasks_of(queue.take_batch(2, 0.0))) == [0, 1]
+
+    run(scenario)
+
+
+def test_a_task_left_alone_gets_the_places_of_all_and_fills_whole_batches() -> None:
+    async def scenario() -> None:
+        queue = make_queue(capacity=6, tasks=3)
+        callers = await line_up(queue, *(column(1, number) for number in range(1, 8)), task=1)
+        assert [caller.done() for caller in callers] == [True] * 2 + [False] * 5
+        assert queue.take_batch(6, 0.0) is None
+        queue.serve({1})
+        await settle()
+        assert [caller.done() for caller in callers] == [True] * 6 + [False]
+        assert versions(queue.take_batch(6, 0.0)) == [1001, 1002, 1003, 1004, 1005, 1006]
+        await settle()
+        assert callers[6].done()
+
+    run(scenario)
+
+
+def test_serving_fewer_tasks_wakes_a_waiting_trainer() -> None:
+    queue = make_queue(capacity=4, tasks=2)
+    asyncio.run(queue.put(make_unroll(environments=2, version=7)))
+    with waiting_trainer(queue, 2) as taken:
+        queue.serve({0})
+    assert versions(taken[0]) == [7, 7]
+
+
+def test_a_task_that_fills_its_places_takes_none_of_anothers() -> None:
+    async def scenario() -> None:
+        queue = make_queue(capacity=4, tasks=2)
+        first = await line_up(queue, *(column(0, number) for number in (1, 2, 3)), task=0)
+        second = await line_up(queue, *(column(1, number) for number in (1, 2, 3)), task=1)
+        assert [caller.done() for caller in first + second] == [True, True, False] * 2
+        queue.take_batch(2, 0.0)
+        await settle()
+        assert all(caller.done() for caller in first + second)
+
+    run(scenario)
+
+
+def test_the_line_is_as_long_for_all_tasks_together() -> None:
+    async def scenario() -> None:
+        queue = make_queue(capacity=2, max_line=2, tasks=2)
+        callers = await line_up(queue, column(0, 1), column(0, 2), task=0) + await line_up(
+            queue, column(1, 1), column(1, 2), task=1
+        )
+        assert [caller.done() for caller in callers] == [True, False] * 2
+        for task in (0, 1):
+            with pytest.raises(LineTooLong, match="2 unrolls wait"):
+                await queue.put(column(task, 9), task)
+        queue.close(run_over=True)
+        await asyncio.gather(*callers, return_exceptions=True)
+
+    run(scenario)
+
+
+def test_a_closed_queue_is_drained_of_every_task() -> None:
+    async def scenario() -> None:
+        queue = make_queue(capacity=9, tasks=3)
+        for task, count in enumerate((3, 0, 2)):
+            await line_up(queue, *(column(task, number) for number in range(count)), task=task)
+        queue.serve({1})
+        queue.close(run_over=False)
+        rest = []
+        while (batch := queue.take_rest(2)) is not None:
+            rest.append(batch)
+        queue.mark_trained()
+        assert [batch.environments for batch in rest] == [2, 2, 1]
+        assert sorted(versions(concatenate(rest))) == [0, 1, 2, 2000, 2001]
+        assert queue.account().trained_by_task == [3 * STEPS, 0, 2 * STEPS]
+
+    run(scenario)
+
+
+# --- Any operation
+
+
+@dataclass
+class Lane:
+    """A task's columns, each as one number, its steps."""
+
     places: list[int] = field(default_factory=list)
     line: list[list[int]] = field(default_factory=list)
     training: list[int] = field(default_factory=list)
     trained: int = 0
+
+
+@dataclass
+class Model:
+    """The accounts by another road: columns are moved from list to list, and batches dealt out like cards to the served tasks."""
+
+    capacity: int
+    lanes: list[Lane]
+    served: list[int]
+    dealt: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
 
-    def put(self, columns: list[int]) -> None:
-        self.line.append(columns)
-        self.move_up()
+    def put(self, columns: list[int], task: int) -> None:
+        self.lanes[task].line.append(columns)
+        self.move_up(self.lanes[task])
 
-    def move_up(self) -> None:
-        while self.line and len(self.places) < self.capacity:
-            self.places += self.line.pop(0)
+    def move_up(self, lane: Lane) -> None:
+        while lane.line and len(lane.places) < math.ceil(self.capacity / len(self.served)):
+            lane.places += lane.line.pop(0)
+
+    def serve(self, tasks: list[int]) -> None:
+        self.served = tasks
+        for lane in self.lanes:
+            self.move_up(lane)
+
+    def can_take(self, trajectories: int) -> bool:
+        return all(len(self.lanes[task].places) >= share for task, share in self.deal(trajectories).items())
 
     def take(self, trajectories: int) -> None:
-        self.training += self.places[:trajectories]
-        del self.places[:trajectories]
-        self.move_up()
+        for task, share in self.deal(trajectories).items():
+            self.remove(self.lanes[task], share)
+        self.dealt += trajectories
+
+    def take_rest(self, trajectories: int) -> None:
+        for lane in self.lanes:
+            share = min(trajectories, len(lane.places))
+            self.remove(lane, share)
+            trajectories -= share
+
+    def deal(self, trajectories: int) -> Counter[int]:
+        return Counter(self.served[number % len(self.served)] for number in range(self.dealt, self.dealt + trajectories))
+
+    def remove(self, lane: Lane, share: int) -> None:
+        lane.training += lane.places[:share]
+        del lane.places[:share]
+        self.move_up(lane)
 
     def train(self) -> None:
-        self.trained += sum(self.training)
-        self.training.clear()
+        for lane in self.lanes:
+            lane.trained += sum(lane.training)
+            lane.training.clear()
+
+    def in_line(self, columns: list[int]) -> bool:
+        return any(others is columns for lane in self.lanes for others in lane.line)
+
+    def leave(self, columns: list[int]) -> None:
+        for lane in self.lanes:
+            lane.line = [others for others in lane.line if others is not columns]
 
     def close(self, *, run_over: bool) -> None:
-        if run_over:
-            self.dropped["run_over"] += sum(self.places) + sum(map(sum, self.line))
-            self.places.clear()
-        self.line.clear()
+        for lane in self.lanes:
+            if run_over:
+                self.dropped["run_over"] += sum(lane.places) + sum(map(sum, lane.line))
+                lane.places.clear()
+            lane.line.clear()
 
     @property
     def waiting(self) -> int:
-        return sum(self.places) + sum(map(sum, self.line)) + sum(self.training)
+        return sum(sum(lane.places) + sum(map(sum, lane.line)) + sum(lane.training) for lane in self.lanes)
 
 
 def check(queue: UnrollQueue, model: Model) -> None:
     account = queue.account()
     assert account.received == account.trained + sum(account.dropped.values()) + account.waiting
-    assert (account.waiting, account.trained) == (model.waiting, model.trained)
-    assert account.queued_trajectories == len(model.places)
+    assert (account.waiting, account.trained) == (model.waiting, sum(account.trained_by_task))
+    assert list(account.trained_by_task) == [lane.trained for lane in model.lanes]
+    assert account.queued_trajectories == sum(len(lane.places) for lane in model.lanes)
     assert Counter(account.dropped) == model.dropped
 
 
 @pytest.mark.parametrize("run_over", [True, False])
-@pytest.mark.parametrize("seed", range(4))
-def test_every_step_is_accounted_for_after_any_operation(seed: int, run_over: bool) -> None:
+@pytest.mark.parametrize(("seed", "tasks"), [(0, 1), (1, 1), (2, 2), (3, 3), (4, 5)])
+def test_every_step_is_accounted_for_after_any_operation(seed: int, tasks: int, run_over: bool) -> None:
     async def scenario() -> None:
         random = np.random.default_rng(seed)
-        queue, model = make_queue(capacity=6, max_line=10_000), Model(capacity=6)
+        queue = make_queue(capacity=6, max_line=10_000, tasks=tasks)
+        model = Model(capacity=6, lanes=[Lane() for _ in range(tasks)], served=list(range(tasks)))
         callers: list[tuple[asyncio.Task[None], list[int]]] = []
         for number in range(300):
-            operation = random.choice(["put", "take", "train", "drop", "cancel"], p=[0.4, 0.3, 0.15, 0.05, 0.1])
+            operation = random.choice(["put", "take", "train", "drop", "cancel", "serve"], p=[0.4, 0.25, 0.15, 0.05, 0.1, 0.05])
             if operation == "put":
-                width = int(random.integers(1, 9))
+                width, task = int(random.integers(1, 9)), int(random.integers(tasks))
                 resets = tuple((int(random.integers(1, 6)), column) for column in range(width) if random.random() < 0.3)
                 unroll = make_unroll(environments=width, seed=number, resets=resets)
                 columns = [unroll.columns(index, index + 1).env_steps for index in range(width)]
-                callers.append((asyncio.create_task(queue.put(unroll)), columns))
+                callers.append((asyncio.create_task(queue.put(unroll, task)), columns))
                 await settle()
-                model.put(columns)
+                model.put(columns, task)
             elif operation == "take":
                 trajectories = int(random.integers(1, 8))
-                if queue.take_batch(trajectories, 0.0) is not None:
+                batch = queue.take_batch(trajectories, 0.0)
+                assert (batch is not None) == model.can_take(trajectories)
+                if batch is not None:
                     model.take(trajectories)
             elif operation == "train":
-                queue.mark_trained(sum(model.training))
+                queue.mark_trained()
                 model.train()
             elif operation == "drop":
                 queue.count_dropped("stale", number)
                 model.dropped["stale"] += number
-            elif waiting := [caller for caller in callers if any(caller[1] is columns for columns in model.line)]:
-                task, columns = waiting[int(random.integers(len(waiting)))]
-                task.cancel()
+            elif operation == "serve":
+                served = [task for task in range(tasks) if random.random() < 0.7]
+                queue.serve(served)
+                model.serve(served or list(range(tasks)))
+            elif waiting := [(caller, columns) for caller, columns in callers if model.in_line(columns)]:
+                caller, columns = waiting[int(random.integers(len(waiting)))]
+                caller.cancel()
                 await settle()
-                model.line = [others for others in model.line if others is not columns]
+                model.leave(columns)
             check(queue, model)
         queue.close(run_over=run_over)
         model.close(run_over=run_over)
         check(queue, model)
-        await asyncio.gather(*(task for task, _ in callers), return_exceptions=True)
+        await asyncio.gather(*(caller for caller, _ in callers), return_exceptions=True)
         while queue.take_rest(4) is not None:
-            model.take(4)
+            model.take_rest(4)
             check(queue, model)
-        queue.mark_trained(sum(model.training))
+        queue.mark_trained()
         model.train()
         check(queue, model)
         assert queue.account().waiting == 0

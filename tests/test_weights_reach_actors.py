@@ -38,7 +38,7 @@ def take(service: Service) -> Unroll[np.ndarray]:
     """Takes one unroll, of one actor."""
     batch = service.queue.take_batch(3, 60.0)
     assert batch is not None, "no unroll came"
-    service.queue.mark_trained(batch.env_steps)
+    service.queue.mark_trained()
     return batch
 
 
@@ -54,9 +54,9 @@ def change_weights(service: Service) -> dict[str, Tensor]:
 def log_probs(service: Service, weights: dict[str, Tensor], unroll: Unroll[np.ndarray]) -> Tensor:
     """Returns log pi(a_t|x_t), [T, E], under the given weights."""
     observations = {name: torch.from_numpy(array) for name, array in unroll.observations.items()}
-    logits = torch.func.functional_call(service.network, weights, (observations, torch.from_numpy(unroll.is_first), {}))
+    output = torch.func.functional_call(service.network, weights, (observations, torch.from_numpy(unroll.is_first), {}))
     actions = torch.from_numpy(unroll.actions).unsqueeze(-1)
-    return logits.policy_logits[:-1].log_softmax(-1).gather(-1, actions).squeeze(-1).detach()
+    return output.policy[:-1].log_softmax(-1).gather(-1, actions).squeeze(-1).detach()
 
 
 def test_every_unroll_was_acted_by_the_one_version_that_it_names() -> None:

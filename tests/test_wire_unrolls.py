@@ -1,6 +1,6 @@
 """The unroll codec: an actor's unroll arrives as it was, and nothing that training could choke on arrives at all."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
@@ -9,7 +9,7 @@ import pytest
 from google.protobuf.message import DecodeError
 
 from impala.errors import InvalidMessage
-from impala.specs import EntrySpec, UnrollSpec
+from impala.specs import ActionSpec, EntrySpec, UnrollSpec, discrete
 from impala.unroll import Episode, Unroll
 from impala.wire import decode_episodes, decode_unroll, encode_episodes, encode_tensor, encode_unroll
 from protos import impala_pb2 as pb
@@ -23,6 +23,9 @@ RECURRENT = replace(
         "frames": EntrySpec(shape=(2, 3), dtype=np.dtype(np.uint8)),
     },
 )
+
+# An entry of an observation: two cards, of 4 and of 13 kinds.
+CARDS = EntrySpec(shape=(2,), dtype=np.dtype(np.uint8), categories=(4, 13))
 
 ROWS = ("actions", "rewards", "terminated", "behaviour_log_probs")
 TENSORS = (*ROWS, "is_first")
@@ -46,6 +49,21 @@ def make_message(**replaced: Any) -> pb.Unroll:
         else:
             setattr(message, name, value)
     return message
+
+
+def with_actions(actions: ActionSpec) -> UnrollSpec:
+    return replace(RECURRENT, environment=replace(RECURRENT.environment, actions=actions))
+
+
+def with_cards(highest: tuple[int, int]) -> tuple[pb.Unroll, UnrollSpec]:
+    """Returns a message whose observations have CARDS, all 0 but for those of one environment at one time, and its spec."""
+    cards = np.zeros((6, 3, 2), dtype=np.uint8)
+    cards[5, 1] = highest
+    message = make_message()
+    message.observations.add(name="cards", tensor=encode_tensor(cards))
+    environment = RECURRENT.environment
+    environment = replace(environment, observations={**environment.observations, "cards": CARDS})
+    return message, replace(RECURRENT, environment=environment)
 
 
 def refusal(message: pb.Unroll, spec: UnrollSpec = RECURRENT) -> InvalidMessage:
@@ -112,10 +130,32 @@ def test_a_log_probability_of_0_is_taken() -> None:
     assert decode_unroll(make_message(behaviour_log_probs=log_probs), RECURRENT).behaviour_log_probs.max() == 0.0
 
 
-def test_every_action_of_the_environment_is_taken() -> None:
-    spec = replace(RECURRENT, environment=replace(RECURRENT.environment, num_actions=15))
-    actions = np.arange(15).reshape(5, 3)
-    assert decode_unroll(make_message(actions=actions), spec).actions.tolist() == actions.tolist()
+# Actions, and what [T, E, ...] of them is like that are all allowed.
+SPACES: dict[str, tuple[ActionSpec, Callable[[np.random.Generator], np.ndarray]]] = {
+    "a choice": (discrete(15), lambda random: random.permutation(15).reshape(5, 3)),
+    "a choice with an axis": (ActionSpec(sizes=(15,)), lambda random: random.permutation(15).reshape(5, 3, 1)),
+    "choices": (ActionSpec(sizes=(15, 3)), lambda random: np.stack([np.arange(15), np.arange(15) % 3], -1).reshape(5, 3, 2)),
+    "real numbers": (ActionSpec(dimensions=2), lambda random: (1e6 * random.normal(size=(5, 3, 2))).astype(np.float32)),
+}
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_every_action_of_the_environment_is_taken(name: str) -> None:
+    space, make = SPACES[name]
+    unroll = make_recurrent_unroll(actions=make(np.random.default_rng(0)))
+    message = pb.Unroll.FromString(encode_unroll(unroll).SerializeToString())
+    assert_equal(decode_unroll(message, with_actions(space)), unroll)
+
+
+def test_the_log_density_of_real_numbers_may_be_above_0() -> None:
+    log_probs = np.full((5, 3), 9.0, dtype=np.float32)
+    message = make_message(behaviour_log_probs=log_probs, actions=np.zeros((5, 3, 2), dtype=np.float32))
+    assert decode_unroll(message, with_actions(ActionSpec(dimensions=2))).behaviour_log_probs.max() == 9.0
+
+
+def test_every_category_of_an_entry_is_taken() -> None:
+    message, spec = with_cards((3, 12))
+    assert decode_unroll(message, spec).observations["cards"][5, 1].tolist() == [3, 12]
 
 
 # --- What does not: types, shapes, bytes
@@ -187,6 +227,32 @@ def test_an_entry_of_another_shape_is_refused(group: str, name: str, shape: str)
     array = _other_shapes(getattr(make_recurrent_unroll(), group)[name])[shape]
     entry(message, group, name).tensor.CopyFrom(encode_tensor(array))
     assert refusal(message).field == f"unroll.{group}[{name}].shape"
+
+
+@pytest.mark.parametrize(
+    ("space", "actions", "error"),
+    [
+        (discrete(2), np.zeros((5, 3, 1), dtype=np.int64), "shape: expected [5, E] with E from 1 to 8, came [5, 3, 1]"),
+        (ActionSpec(sizes=(2,)), np.zeros((5, 3), dtype=np.int64), "shape: expected [5, E, 1] with E from 1 to 8, came [5, 3]"),
+        (ActionSpec(sizes=(2, 2)), np.zeros((5, 3, 3), dtype=np.int64), "shape: expected [5, 3, 2], came [5, 3, 3]"),
+        (ActionSpec(sizes=(2, 2)), np.zeros((5, 9, 2), dtype=np.int64), "shape: expected [5, E, 2] with E from 1 to 8, came "),
+        (ActionSpec(dimensions=2), np.zeros((5, 3, 0), dtype=np.float32), "shape: expected [5, 3, 2], came [5, 3, 0]"),
+        (ActionSpec(dimensions=2), np.zeros((5, 3, 2), dtype=np.int64), "dtype: expected DTYPE_FLOAT32, came DTYPE_INT64"),
+        (ActionSpec(dimensions=1), np.full((5, 3, 1), np.nan, dtype=np.float32), "data: expected finite values, came 15 "),
+        (ActionSpec(sizes=(3, 2)), np.full((5, 3, 2), 2), "data: expected 0 to 1 in element 1, came 2 to 2"),
+        (ActionSpec(sizes=(3, 2)), np.full((5, 3, 2), -1), "data: expected 0 to 2 in element 0, came -1 to -1"),
+    ],
+    ids=str,
+)
+def test_actions_of_another_space_are_refused(space: ActionSpec, actions: np.ndarray, error: str) -> None:
+    assert str(refusal(make_message(actions=actions), with_actions(space))).startswith(f"unroll.actions.{error}")
+
+
+@pytest.mark.parametrize(
+    ("cards", "error"), [((4, 0), "0 to 3 in element 0, came 0 to 4"), ((3, 13), "0 to 12 in element 1, came 0 to 13")]
+)
+def test_categories_that_an_entry_does_not_have_are_refused(cards: tuple[int, int], error: str) -> None:
+    assert str(refusal(*with_cards(cards))) == f"unroll.observations[cards].data: expected {error}"
 
 
 def test_the_whole_unroll_of_another_length_is_refused() -> None:
@@ -296,14 +362,14 @@ def test_a_log_probability_above_0_is_refused() -> None:
 def test_an_action_beyond_the_last_is_refused(action: int) -> None:
     actions = np.zeros((5, 3), dtype=np.int64)
     actions[4, 2] = action
-    assert str(refusal(make_message(actions=actions))) == f"unroll.actions.data: expected actions 0 to 1, came 0 to {action}"
+    assert str(refusal(make_message(actions=actions))) == f"unroll.actions.data: expected 0 to 1, came 0 to {action}"
 
 
 @pytest.mark.parametrize("action", [-1, -(2**63)])
 def test_a_negative_action_is_refused(action: int) -> None:
     actions = np.zeros((5, 3), dtype=np.int64)
     actions[0, 0] = action
-    assert str(refusal(make_message(actions=actions))) == f"unroll.actions.data: expected actions 0 to 1, came {action} to 0"
+    assert str(refusal(make_message(actions=actions))) == f"unroll.actions.data: expected 0 to 1, came {action} to 0"
 
 
 def test_version_0_is_refused() -> None:

@@ -2,14 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from impala.config import AgentConfig
+from impala.config import AgentConfig, EnvironmentConfig, NetworkConfig, network_from_json
 from impala.errors import ConfigError, InvalidMessage
-from impala.specs import EntrySpec, EnvironmentSpec, UnrollSpec
-from impala.wire.tensors import DTYPE_OF_NUMPY, NUMPY_OF_DTYPE, enum_name
+from impala.specs import TASK, EntrySpec, EnvironmentSpec, UnrollSpec
+from impala.wire.spaces import decode_actions, decode_entries, encode_actions, encode_entries
 from protos import impala_pb2 as pb
 
 PROTOCOL_VERSION = 1
@@ -20,13 +20,15 @@ MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Assignment:
-    """What `Join` tells an actor to run, and within which limits.
+    """What `Join` tells one actor to run, and within which limits.
 
     Attributes:
         run_id: the learner's run.
         spec_digest: names agent configuration and spaces; travels with every unroll.
-        agent: environment, network and unroll length.
-        unroll_spec: observation entries, number of actions, recurrent state, limits.
+        environment: the one of the run's environments that this actor steps.
+        task: its place among them, from 0.
+        network: the network.
+        unroll_spec: T, observation entries, actions, recurrent state, limits.
         environments: E.
         seed: for this actor alone.
         max_in_flight: submissions that may be open at once.
@@ -34,7 +36,9 @@ class Assignment:
 
     run_id: str
     spec_digest: str
-    agent: AgentConfig
+    environment: EnvironmentConfig
+    task: int
+    network: NetworkConfig
     unroll_spec: UnrollSpec
     environments: int
     seed: int
@@ -43,33 +47,38 @@ class Assignment:
 
 def spec_digest(agent: AgentConfig, spec: UnrollSpec, *, run_id: str = "") -> str:
     """Returns 16 hexadecimal digits that differ between runs, whose versions mean different weights, and between spaces."""
-    entries = {name: [list(entry.shape), str(entry.dtype)] for name, entry in spec.environment.observations.items()}
-    state = {name: [list(entry.shape), str(entry.dtype)] for name, entry in spec.state.items()}
     content = {
         "agent": agent.to_json(),
-        "observations": entries,
-        "num_actions": spec.environment.num_actions,
-        "state": state,
+        "observations": _describe(spec.environment.observations),
+        "actions": asdict(spec.environment.actions),
+        "state": _describe(spec.state),
         "run": run_id,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def _describe(entries: Mapping[str, EntrySpec]) -> dict[str, Any]:
+    return {name: [entry.shape, str(entry.dtype), entry.categories] for name, entry in entries.items()}
+
+
 def encode_assignment(assignment: Assignment) -> pb.JoinResponse:
     """Returns an assignment as the answer to `Join`."""
-    agent, spec = assignment.agent.to_json(), assignment.unroll_spec
+    environment, spec = assignment.environment.to_json(), assignment.unroll_spec
     return pb.JoinResponse(
         protocol_version=PROTOCOL_VERSION,
         run_id=assignment.run_id,
         spec_digest=assignment.spec_digest,
-        environment_id=agent["environment_id"],
-        environment_kwargs_json=json.dumps(agent["environment_kwargs"], sort_keys=True),
-        network_json=json.dumps(agent["network"], sort_keys=True),
+        environment_id=environment["environment_id"],
+        environment_kwargs_json=json.dumps(environment["kwargs"], sort_keys=True),
+        environment_wrappers_json=json.dumps(environment["wrappers"], sort_keys=True),
+        life_loss_terminates=environment["life_loss_terminates"],
+        task=assignment.task,
+        network_json=json.dumps(asdict(assignment.network), sort_keys=True),
         environments=assignment.environments,
         unroll_length=spec.unroll_length,
-        observation_specs=_encode_entries(spec.environment.observations),
-        state_specs=_encode_entries(spec.state),
-        num_actions=spec.environment.num_actions,
+        observation_specs=encode_entries(spec.environment.observations),
+        state_specs=encode_entries(spec.state),
+        actions=encode_actions(spec.environment.actions),
         seed=assignment.seed,
         max_message_bytes=MAX_MESSAGE_BYTES,
         max_in_flight=assignment.max_in_flight,
@@ -81,36 +90,28 @@ def decode_assignment(message: pb.JoinResponse) -> Assignment:
     """Returns the answer to `Join` as an assignment.
 
     Raises:
-        InvalidMessage: a field that is missing or cannot be read by this version.
+        InvalidMessage: a field that is missing, contradicts another or cannot be read by this version.
     """
-    for name in ("spec_digest", "environment_id", "environments", "unroll_length", "num_actions", "max_in_flight"):
+    for name in ("spec_digest", "environment_id", "environments", "unroll_length", "max_in_flight"):
         if not getattr(message, name):
             raise InvalidMessage(name, "a value", "none")
-    kwargs = _decode_json(message.environment_kwargs_json or "{}", "environment_kwargs_json")
-    network = _decode_json(message.network_json, "network_json")
-    try:
-        agent = AgentConfig.from_json(
-            {
-                "environment_id": message.environment_id,
-                "environment_kwargs": kwargs,
-                "network": network,
-                "unroll_length": message.unroll_length,
-            }
-        )
-    except (ConfigError, OverflowError) as error:
-        raise InvalidMessage("network_json", "a configuration that this version knows", str(error)) from error
+    if message.environments > message.max_environments:
+        raise InvalidMessage("environments", f"at most max_environments ({message.max_environments})", f"{message.environments}")
     spec = UnrollSpec(
         unroll_length=message.unroll_length,
         max_environments=message.max_environments,
         environment=EnvironmentSpec(
-            observations=_decode_entries(message.observation_specs, "observation_specs"), num_actions=message.num_actions
+            observations=decode_entries(message.observation_specs, "observation_specs"),
+            actions=decode_actions(message.actions, "actions"),
         ),
-        state=_decode_entries(message.state_specs, "state_specs"),
+        state=decode_entries(message.state_specs, "state_specs"),
     )
     return Assignment(
         run_id=message.run_id,
         spec_digest=message.spec_digest,
-        agent=agent,
+        environment=_decode_environment(message),
+        task=_decode_task(message.task, spec.environment),
+        network=_decode_network(message.network_json),
         unroll_spec=spec,
         environments=message.environments,
         seed=message.seed,
@@ -118,27 +119,52 @@ def decode_assignment(message: pb.JoinResponse) -> Assignment:
     )
 
 
-def _decode_json(text: str, field: str) -> dict[str, Any]:
+def _decode_environment(message: pb.JoinResponse) -> EnvironmentConfig:
+    return EnvironmentConfig(
+        environment_id=message.environment_id,
+        kwargs=_decode_object(message.environment_kwargs_json or "{}", "environment_kwargs_json"),
+        wrappers=_decode_wrappers(message.environment_wrappers_json or "[]", "environment_wrappers_json"),
+        life_loss_terminates=message.life_loss_terminates,
+    )
+
+
+def _decode_wrappers(text: str, field: str) -> tuple[tuple[str, dict[str, Any]], ...]:
+    wrappers = _decode_json(text, field, "a JSON array")
+    if not isinstance(wrappers, list):
+        raise InvalidMessage(field, "a JSON array", f"{text[:40]!r}")
+    for index, wrapper in enumerate(wrappers):
+        match wrapper:
+            case [str(), dict()]:
+                pass
+            case _:
+                raise InvalidMessage(f"{field}[{index}]", "[name, object of keyword arguments]", f"{str(wrapper)[:40]!r}")
+    return tuple((name, kwargs) for name, kwargs in wrappers)
+
+
+def _decode_task(task: int, environment: EnvironmentSpec) -> int:
+    """Returns the task's number, which the actor writes into its observations where they have an entry for it."""
+    entry = environment.observations.get(TASK)
+    if entry is not None and entry.categories and task >= entry.categories[0]:
+        raise InvalidMessage("task", f"0 to {entry.categories[0] - 1}", f"{task}")
+    return task
+
+
+def _decode_network(text: str) -> NetworkConfig:
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidMessage(field, "a JSON object", f"{text[:40]!r} ({error})") from error
+        return network_from_json(_decode_object(text, "network_json"))
+    except ConfigError as error:
+        raise InvalidMessage("network_json", "a configuration that this version knows", str(error)) from error
+
+
+def _decode_object(text: str, field: str) -> dict[str, Any]:
+    value = _decode_json(text, field, "a JSON object")
     if not isinstance(value, dict):
         raise InvalidMessage(field, "a JSON object", f"{text[:40]!r}")
     return value
 
 
-def _encode_entries(entries: Mapping[str, EntrySpec]) -> list[pb.TensorSpec]:
-    return [pb.TensorSpec(name=name, dtype=DTYPE_OF_NUMPY[entry.dtype], shape=entry.shape) for name, entry in entries.items()]
-
-
-def _decode_entries(messages: Iterable[pb.TensorSpec], field: str) -> dict[str, EntrySpec]:
-    entries: dict[str, EntrySpec] = {}
-    for message in messages:
-        if message.name in entries:
-            raise InvalidMessage(field, "entries of different names", f"{message.name!r} twice")
-        dtype = NUMPY_OF_DTYPE.get(message.dtype)
-        if dtype is None:
-            raise InvalidMessage(f"{field}[{message.name}].dtype", "a known DType", enum_name(pb.DType, message.dtype))
-        entries[message.name] = EntrySpec(shape=tuple(message.shape), dtype=dtype)
-    return entries
+def _decode_json(text: str, field: str, expected: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidMessage(field, expected, f"{text[:40]!r} ({error})") from error

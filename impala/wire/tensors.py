@@ -63,8 +63,8 @@ def decode_tensor(message: pb.Tensor, field: str) -> np.ndarray:
         raise InvalidMessage(f"{field}.shape", "sizes that an array can have", str(list(shape))) from error
 
 
-def decode_shape(message: pb.Tensor, field: str) -> tuple[int, ...]:
-    """Returns a tensor's shape as claimed: nothing but the number of axes is checked.
+def decode_shape(message: pb.Tensor | pb.TensorSpec, field: str) -> tuple[int, ...]:
+    """Returns a tensor's or an entry's shape as claimed: nothing but the number of axes is checked.
 
     Raises:
         InvalidMessage: too many axes, counted before they are copied.
@@ -112,10 +112,32 @@ def decode_named_tensors(
     by_name = dict(tensors)
     if by_name.keys() != entries.keys() or len(by_name) != len(tensors):
         raise InvalidMessage(field, f"the entries {sorted(entries)}", f"{len(tensors)}: {[name[:40] for name, _ in tensors[:8]]}")
-    return {
-        name: decode_tensor_as(by_name[name], f"{field}[{name}]", entry.dtype, leading + entry.shape)
-        for name, entry in entries.items()
-    }
+    arrays = {}
+    for name, entry in entries.items():
+        arrays[name] = decode_tensor_as(by_name[name], f"{field}[{name}]", entry.dtype, leading + entry.shape)
+        if entry.categories:
+            check_choices(arrays[name], f"{field}[{name}]", entry.categories)
+    return arrays
+
+
+def check_choices(array: np.ndarray, field: str, sizes: tuple[int, ...]) -> None:
+    """Refuses integers that are not one of 0 .. sizes[i] - 1, i counting the elements of the last axes in C order.
+
+    Args:
+        array: [..., *shape], C-ordered and not empty, `shape` having as many elements as there are `sizes`.
+
+    Raises:
+        InvalidMessage: as said, of the first element at fault.
+    """
+    if array.min() >= 0 and array.max() < min(sizes):
+        return
+    elements = array.reshape(-1, len(sizes))
+    lowest, highest = elements.min(axis=0), elements.max(axis=0)
+    faults = (lowest < 0) | (highest >= sizes)
+    if faults.any():
+        index = int(faults.argmax())
+        where = f" in element {index}" if len(sizes) > 1 else ""
+        raise InvalidMessage(f"{field}.data", f"0 to {sizes[index] - 1}{where}", f"{lowest[index]} to {highest[index]}")
 
 
 def encode_named_tensors(arrays: Mapping[str, np.ndarray]) -> list[pb.NamedTensor]:

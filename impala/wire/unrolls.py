@@ -8,7 +8,14 @@ import numpy as np
 from impala.errors import InvalidMessage
 from impala.specs import UnrollSpec
 from impala.unroll import Episode, Unroll
-from impala.wire.tensors import decode_named_tensors, decode_shape, decode_tensor_as, encode_named_tensors, encode_tensor
+from impala.wire.tensors import (
+    check_choices,
+    decode_named_tensors,
+    decode_shape,
+    decode_tensor_as,
+    encode_named_tensors,
+    encode_tensor,
+)
 from protos import impala_pb2 as pb
 
 
@@ -32,8 +39,8 @@ def decode_unroll(message: pb.Unroll, spec: UnrollSpec) -> Unroll[np.ndarray]:
     """Returns a message as an unroll that is safe to train on; its arrays are read-only views of the message's bytes.
 
     Raises:
-        InvalidMessage: anything that `spec` does not allow, NaN or infinite values, actions out of range, log-probabilities
-            above 0, versions below 1.
+        InvalidMessage: anything that `spec` does not allow, NaN or infinite values, choices and categories out of range,
+            log-probabilities of choices above 0, versions below 1.
     """
     if not 1 <= message.parameter_version < 2**63:
         raise InvalidMessage("unroll.parameter_version", "a version of at least 1", f"{message.parameter_version}")
@@ -43,13 +50,13 @@ def decode_unroll(message: pb.Unroll, spec: UnrollSpec) -> Unroll[np.ndarray]:
     observations = decode_named_tensors(
         message.observations, "unroll.observations", spec.environment.observations, (length + 1, environments)
     )
-    actions = decode_tensor_as(message.actions, "unroll.actions", np.dtype(np.int64), rows)
-    if actions.min() < 0 or actions.max() >= spec.environment.num_actions:
-        came = f"{actions.min()} to {actions.max()}"
-        raise InvalidMessage("unroll.actions.data", f"actions 0 to {spec.environment.num_actions - 1}", came)
+    space = spec.environment.actions
+    actions = decode_tensor_as(message.actions, "unroll.actions", space.dtype, rows + space.shape)
     log_probs = decode_tensor_as(message.behaviour_log_probs, "unroll.behaviour_log_probs", np.dtype(np.float32), rows)
-    if log_probs.max() > 0.0:
-        raise InvalidMessage("unroll.behaviour_log_probs.data", "log-probabilities of at most 0", f"{log_probs.max()}")
+    if not space.is_continuous:
+        check_choices(actions, "unroll.actions", space.sizes)
+        if log_probs.max() > 0.0:
+            raise InvalidMessage("unroll.behaviour_log_probs.data", "log-probabilities of at most 0", f"{log_probs.max()}")
     return Unroll(
         observations=observations,
         is_first=decode_tensor_as(message.is_first, "unroll.is_first", np.dtype(np.bool_), (length + 1, environments)),
@@ -66,9 +73,10 @@ def _environments(message: pb.Unroll, spec: UnrollSpec) -> int:
     """Returns E, which the actor chooses within the learner's limit; the action's shape says which."""
     if not message.HasField("actions"):
         raise InvalidMessage("unroll.actions", "a tensor", "none")
-    shape = decode_shape(message.actions, "unroll.actions")
-    if len(shape) != 2 or shape[0] != spec.unroll_length or not 1 <= shape[1] <= spec.max_environments:
-        expected = f"[{spec.unroll_length}, E] with E from 1 to {spec.max_environments}"
+    shape, action = decode_shape(message.actions, "unroll.actions"), spec.environment.actions.shape
+    if len(shape) != 2 + len(action) or shape[0] != spec.unroll_length or not 1 <= shape[1] <= spec.max_environments:
+        axes = ", ".join(["E", *map(str, action)])
+        expected = f"[{spec.unroll_length}, {axes}] with E from 1 to {spec.max_environments}"
         raise InvalidMessage("unroll.actions.shape", expected, str(list(shape)))
     return shape[1]
 

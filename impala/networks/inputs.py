@@ -1,0 +1,147 @@
+"""Inputs: from the raw entries of an observation to what torsos see, each entry by its kind."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from impala.networks.normalisation import ObservationStatistics
+from impala.specs import ACTION_MASK, EntrySpec, EnvironmentSpec
+
+# What `last_action_reward` adds to an observation.
+LAST_ACTION = "last_action"
+LAST_REWARD = "last_reward"
+
+
+class Inputs(nn.Module):
+    """Prepares observations for torsos.
+
+    Images become [N, C, H, W], stacked frames as channels; everything else [N, k]. Bytes are divided by 255; categories become
+    one-hot, "none" of the last action all zeros; the last reward is clipped to [-1, 1] (paper, Figure 3); remaining float vectors
+    are normalised where that is asked for. The action mask is no input.
+
+    Args:
+        spec: of raw observations.
+        frame_stack: k; where more than 1, images come as [N, k, ...].
+        normalise: whether float vectors are normalised.
+
+    Attributes:
+        spec: of prepared observations; the actions' is as it was.
+    """
+
+    def __init__(self, spec: EnvironmentSpec, *, frame_stack: int, normalise: bool) -> None:
+        super().__init__()
+        entries = {name: entry for name, entry in sorted(spec.observations.items()) if name != ACTION_MASK}
+        self._preparations = [(name, _preparation(name, entry, frame_stack)) for name, entry in entries.items()]
+        # Found by name above, registered here so that they follow the network to its device.
+        self.one_hots = nn.ModuleList(prepare for _, prepare in self._preparations if isinstance(prepare, OneHot))
+        self.spec = EnvironmentSpec(
+            observations={name: _prepared_entry(name, entry, frame_stack) for name, entry in entries.items()}, actions=spec.actions
+        )
+        self._normalised = [name for name, entry in entries.items() if normalise and _is_normalised(name, entry)]
+        self._sizes = [entries[name].size for name in self._normalised]
+        if self._normalised:
+            self.statistics = ObservationStatistics(sum(self._sizes))
+
+    def prepare(self, observations: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Returns prepared entries, [N, ...], of raw ones, [N, ...]."""
+        prepared = {name: prepare(observations[name]) for name, prepare in self._preparations}
+        if self._normalised:
+            normalised = self.statistics(torch.cat([prepared[name] for name in self._normalised], -1))
+            prepared.update(zip(self._normalised, normalised.split(self._sizes, -1), strict=True))
+        return prepared
+
+    def update_statistics(self, observations: Mapping[str, Tensor]) -> None:
+        """Takes raw entries, [T, B, ...], into the running statistics."""
+        if self._normalised:
+            columns = zip(self._normalised, self._sizes, strict=True)
+            self.statistics.update(torch.cat([observations[name].float().reshape(-1, size) for name, size in columns], -1))
+
+
+class OneHot(nn.Module):
+    """Categories, [N, ...] integers, as [N, k] ones and zeros, elements one after the other.
+
+    Args:
+        categories: how many values each element has.
+        first: the value of the first column; those below it are all zeros.
+    """
+
+    element: Tensor
+    value: Tensor
+
+    def __init__(self, categories: tuple[int, ...], first: int) -> None:
+        super().__init__()
+        columns = [(element, value) for element, size in enumerate(categories) for value in range(first, size)]
+        # They follow from the spec: no part of the weights.
+        self.register_buffer("element", torch.tensor([element for element, _ in columns]), persistent=False)
+        self.register_buffer("value", torch.tensor([value for _, value in columns]), persistent=False)
+
+    def forward(self, entry: Tensor) -> Tensor:
+        return (entry.reshape(entry.shape[0], -1)[:, self.element] == self.value).float()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Image:
+    shape: tuple[int, ...]
+    frames: int
+    divisor: float
+
+    def __call__(self, entry: Tensor) -> Tensor:
+        image = entry.reshape(-1, self.frames, *self.shape)
+        if len(self.shape) == 3:
+            image = (image.permute(0, 1, 4, 2, 3) if _channels_last(self.shape) else image).flatten(1, 2)
+        # Convolutions of few channels run up to twice as fast on processors with the channels innermost.
+        return _scaled(image, self.divisor).contiguous(memory_format=torch.channels_last)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Vector:
+    divisor: float
+
+    def __call__(self, entry: Tensor) -> Tensor:
+        return _scaled(entry.flatten(1) if entry.dim() > 1 else entry.unsqueeze(-1), self.divisor)
+
+
+def _last_reward(entry: Tensor) -> Tensor:
+    return entry.reshape(-1, 1).float().clamp(-1.0, 1.0)
+
+
+def _scaled(entry: Tensor, divisor: float) -> Tensor:
+    return entry.float() if divisor == 1.0 else entry.float() / divisor
+
+
+def _preparation(name: str, entry: EntrySpec, frames: int) -> Callable[[Tensor], Tensor]:
+    divisor = 255.0 if entry.dtype == np.uint8 else 1.0
+    if entry.categories:
+        return OneHot(entry.categories, first=_first_category(name))
+    if name == LAST_REWARD:
+        return _last_reward
+    return _Image(shape=entry.shape, frames=frames, divisor=divisor) if entry.is_image else _Vector(divisor=divisor)
+
+
+def _prepared_entry(name: str, entry: EntrySpec, frames: int) -> EntrySpec:
+    if entry.categories:
+        shape: tuple[int, ...] = (sum(entry.categories) - _first_category(name) * len(entry.categories),)
+    elif not entry.is_image:
+        shape = (entry.size,)
+    elif len(entry.shape) == 2:
+        shape = (frames, *entry.shape)
+    elif _channels_last(entry.shape):
+        shape = (frames * entry.shape[2], *entry.shape[:2])
+    else:
+        shape = (frames * entry.shape[0], *entry.shape[1:])
+    return EntrySpec(shape=shape, dtype=np.dtype(np.float32))
+
+
+def _first_category(name: str) -> int:
+    return 1 if name == LAST_ACTION else 0
+
+
+def _channels_last(shape: tuple[int, ...]) -> bool:
+    return shape[0] >= shape[2]
+
+
+def _is_normalised(name: str, entry: EntrySpec) -> bool:
+    return entry.dtype.kind == "f" and not entry.is_image and not entry.categories and name not in {LAST_ACTION, LAST_REWARD}

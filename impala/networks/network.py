@@ -1,0 +1,175 @@
+"""The network: inputs, torso, LSTM and heads, over whole unrolls and over single steps."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from impala.distributions import ActionDistribution, action_distribution
+from impala.networks.frames import FrameStack
+from impala.networks.inputs import Inputs
+from impala.networks.lstm import LSTM
+from impala.networks.normalisation import PopArt
+from impala.networks.torsos import Torso, orthogonal_linear
+from impala.specs import ACTION_MASK, TASK, EnvironmentSpec
+
+State = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOutput:
+    """What a network says of T+1 observations of B trajectories.
+
+    Attributes:
+        policy: [T+1, B, P] inputs of the action distribution; masked actions are impossible already.
+        values: [T+1, B] V(x_t), in units of reward.
+    """
+
+    policy: Tensor
+    values: Tensor
+
+
+class Network(nn.Module):
+    """A policy and a baseline. The learner calls it on whole unrolls, an actor calls `act` on single steps.
+
+    Args:
+        spec: of raw observations, and of actions.
+        inputs, frames: what prepares observations.
+        make_torso: makes a torso; called twice where the value has one of its own.
+        separate_value: whether it has; without an LSTM only.
+        lstm_size: H; 0 for no LSTM.
+        normalise_returns: whether value targets are normalised, by task.
+
+    Attributes:
+        distribution: what the policy's numbers mean.
+    """
+
+    distribution: ActionDistribution
+
+    def __init__(
+        self,
+        spec: EnvironmentSpec,
+        *,
+        inputs: Inputs,
+        frames: FrameStack,
+        make_torso: Callable[[], Torso],
+        separate_value: bool,
+        lstm_size: int,
+        normalise_returns: bool,
+    ) -> None:
+        assert not (separate_value and lstm_size), "policy and value share an LSTM"
+        super().__init__()
+        self.distribution = action_distribution(spec.actions)
+        self.inputs = inputs
+        self._frames = frames
+        self._tasks = spec.observations[TASK].categories[0] if TASK in spec.observations else 1
+        self._lstm_size = lstm_size
+        self._dimensions = spec.actions.dimensions
+        self._has_state = frames.count > 1 or lstm_size > 0
+        self.torso = make_torso()
+        self.lstm = LSTM(self.torso.output_size, lstm_size) if lstm_size else None
+        features = lstm_size or self.torso.output_size
+        # Small, so that the first policy is nearly uniform.
+        self.policy_head = orthogonal_linear(features, self._dimensions or self.distribution.num_outputs, gain=0.01)
+        if self._dimensions:
+            self.log_std = nn.Parameter(torch.zeros(self._dimensions))
+        self.value_torso = make_torso() if separate_value else None
+        self.value_head = orthogonal_linear(features, self._tasks if normalise_returns else 1, gain=1.0)
+        self.popart = PopArt(self._tasks) if normalise_returns else None
+
+    def initial_state(self, environments: int) -> State:
+        """Returns the recurrent state at the start of an episode, entry name to [E, ...]; empty for feed-forward networks."""
+        device = self.policy_head.weight.device
+        state = self._frames.initial_state(environments, device)
+        if self._lstm_size:
+            state |= {name: torch.zeros(environments, self._lstm_size, device=device) for name in ("lstm.h", "lstm.c")}
+        return state
+
+    def forward(self, observations: Mapping[str, Tensor], is_first: Tensor, state: State) -> NetworkOutput:
+        """Returns policies and values of a whole unroll.
+
+        Args:
+            observations: entry name to [T+1, B, ...].
+            is_first: [T+1, B] bool; where true the state is zeroed before the observation is consumed.
+            state: entry name to [B, ...], before x_0.
+        """
+        inputs, features, _ = self._unroll(observations, is_first, state)
+        policy = self._policy(features, observations.get(ACTION_MASK))
+        if self.value_torso is not None:
+            features = self.value_torso(inputs).unflatten(0, is_first.shape)
+        return NetworkOutput(policy=policy, values=self._values(features, observations))
+
+    def act(self, observations: Mapping[str, Tensor], is_first: Tensor, state: State) -> tuple[Tensor, State]:
+        """Returns the policy, [E, P], of one step and the state after it: equal to `forward` on an unroll of single steps.
+
+        Values are not computed.
+
+        Args:
+            observations: entry name to [E, ...].
+            is_first: [E] bool.
+            state: entry name to [E, ...], before these observations.
+        """
+        if not self._has_state:
+            return self._policy(self.torso(self.inputs.prepare(observations)), observations.get(ACTION_MASK)), state
+        step = {name: tensor.unsqueeze(0) for name, tensor in observations.items()}
+        _, features, state = self._unroll(step, is_first.unsqueeze(0), state)
+        return self._policy(features.squeeze(0), observations.get(ACTION_MASK)), state
+
+    def value_scale(self, observations: Mapping[str, Tensor]) -> Tensor | None:
+        """Returns the standard deviation of the value targets of each observation's task, [T+1, B]; None if not normalised.
+
+        Args:
+            observations: entry name to [T+1, B, ...].
+        """
+        return None if self.popart is None else self.popart.scale(self._task_indices(observations))
+
+    def update_statistics(self, observations: Mapping[str, Tensor], is_first: Tensor, vs: Tensor, valid: Tensor) -> None:
+        """Takes a batch that was learnt from into the running statistics; part of making the next version of the weights.
+
+        Values of given observations stay what they are as far as value targets go. Nothing happens where nothing is normalised.
+
+        Args:
+            observations: entry name to [T+1, B, ...]; the last row is left out: it comes again as the next unroll's first.
+            is_first: [T+1, B] bool; an episode's last observation counts as any other.
+            vs: [T, B] value targets, in units of reward.
+            valid: [T, B], true or 1 where they count.
+        """
+        rows = {name: tensor[: vs.shape[0]] for name, tensor in observations.items()}
+        self.inputs.update_statistics(rows)
+        if self.popart is not None:
+            self.popart.update(self.value_head, vs, valid, self._task_indices(rows))
+
+    def _unroll(
+        self, observations: Mapping[str, Tensor], is_first: Tensor, state: State
+    ) -> tuple[dict[str, Tensor], Tensor, State]:
+        """Returns prepared inputs, [T*B, ...], features, [T, B, F], and the state after the last step."""
+        after: dict[str, Tensor] = {}
+        if self._frames.count > 1:
+            observations, after = self._frames.stack(observations, is_first, state)
+        inputs = self.inputs.prepare({name: tensor.flatten(0, 1) for name, tensor in observations.items()})
+        features: Tensor = self.torso(inputs).unflatten(0, is_first.shape)
+        if self.lstm is not None:
+            features, after["lstm.h"], after["lstm.c"] = self.lstm(features, is_first, state["lstm.h"], state["lstm.c"])
+        return inputs, features, after
+
+    def _policy(self, features: Tensor, action_mask: Tensor | None) -> Tensor:
+        policy: Tensor = self.policy_head(features)
+        if self._dimensions:
+            policy = torch.cat([policy, self.log_std.expand_as(policy)], -1)
+        return policy if action_mask is None else self.distribution.mask(policy, action_mask)
+
+    def _values(self, features: Tensor, observations: Mapping[str, Tensor]) -> Tensor:
+        outputs: Tensor = self.value_head(features)
+        if self.popart is None:
+            # The explicit squeeze: a value of [T, B, 1] would broadcast against [T, B] without a word.
+            return outputs.squeeze(-1)
+        values: Tensor = self.popart(outputs, self._task_indices(observations))
+        return values
+
+    def _task_indices(self, observations: Mapping[str, Tensor]) -> Tensor:
+        """Returns [T, B] int64; 0 where there is one task."""
+        if TASK in observations:
+            return observations[TASK].long()
+        first = next(iter(observations.values()))
+        return torch.zeros(first.shape[:2], dtype=torch.int64, device=first.device)

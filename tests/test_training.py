@@ -1,0 +1,152 @@
+"""The training loop: what batches are made of, what counts as trained, and which tasks are waited for."""
+
+import asyncio
+import threading
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from impala.config import LossConfig, OptimiserConfig
+from impala.networks import build_network
+from impala.replay import TrajectoryReplay
+from impala.unroll import Unroll, concatenate
+from learner_server.actor_registry import ActorRegistry
+from learner_server.config import LearnerConfig
+from learner_server.episodes import EpisodeLog
+from learner_server.learner import Learner, StepReport
+from learner_server.metrics import MetricsWriter
+from learner_server.parameter_store import ParameterStore
+from learner_server.resume import StartingPoint
+from learner_server.training import End, Training
+from learner_server.unroll_queue import UnrollQueue
+from run_directory.layout import RunDirectory
+from tests.samples import AGENT, SPEC, make_unroll
+
+STEPS = 5  # of one column
+
+
+class NotingLearner(Learner):
+    """A learner that keeps what it was given, in copies."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        network = build_network(AGENT.network, SPEC.environment)
+        super().__init__(network, LossConfig(), OptimiserConfig(), total_steps=1000, device=torch.device("cpu"))
+        self.batches: list[Unroll[np.ndarray]] = []
+        self.env_steps: list[int] = []
+
+    def step(self, batch: Unroll[np.ndarray], env_steps: int, *, rate_scale: float = 1.0) -> StepReport:
+        self.batches.append(concatenate([batch]))
+        self.env_steps.append(env_steps)
+        return super().step(batch, env_steps, rate_scale=rate_scale)
+
+    def columns(self) -> list[list[int]]:
+        """Returns, batch by batch, which columns it had, by the versions that tell them apart."""
+        return [batch.parameter_version.tolist() for batch in self.batches]
+
+
+@dataclass
+class Run:
+    """What is left of a run."""
+
+    end: End
+    learner: NotingLearner
+    queue: UnrollQueue
+    figures: list[dict[str, Any]]
+
+
+def train(
+    path: Path, columns: dict[int, int], *, actors: ActorRegistry | None = None, tasks: int = 1, drain: bool = False, spoilt: int = 0, **fields: Any
+) -> Run:
+    """Trains on so many columns of each task, the `i`th from 1 of version `i`, until out of steps; gives up after 50 log lines.
+
+    Args:
+        drain: stop at once, and train on what the queue then holds.
+        spoilt: the version of the columns whose rewards are too large to learn from.
+        fields: of the configuration, for batches of 4.
+    """
+    env = tuple("ABC"[:tasks])
+    config = LearnerConfig(env=env, unroll_length=STEPS, batch_size=4, log_seconds=1e-6, **fields)
+    queue, figures, stop = UnrollQueue(capacity=100, max_line=0, trained=[0] * tasks), list[dict[str, Any]](), threading.Event()
+    for task, count in columns.items():
+        for version in range(1, count + 1):
+            unroll = make_unroll(environments=1, version=version, seed=version)
+            rewards = np.full_like(unroll.rewards, 3e38) if version == spoilt else unroll.rewards
+            asyncio.run(queue.put(replace(unroll, rewards=rewards), task))
+    directory, learner = RunDirectory(path), NotingLearner()
+    writer = MetricsWriter(directory.metrics, directory.tensorboard)
+    training = Training(
+        config=config,
+        directory=directory,
+        learner=learner,
+        queue=queue,
+        store=ParameterStore(),
+        actors=actors or ActorRegistry(tasks),
+        episodes=EpisodeLog(counts=[0] * tasks),
+        writer=writer,
+        start=StartingPoint(),
+        replay=TrajectoryReplay(config.replay_unrolls, seed=0) if config.replay_fraction else None,
+        refused=dict,
+        show=figures.append,
+        look_after_actors=lambda: stop.set() if len(figures) > 50 else None,
+    )
+    if drain:
+        stop.set()
+    end = training.run(stop)
+    if drain:
+        queue.close(run_over=False)
+        training.drain()
+    training.finish(end)
+    writer.close()
+    return Run(end, learner, queue, figures)
+
+
+def test_part_of_each_batch_but_the_first_is_replayed_from_earlier_ones(tmp_path: Path) -> None:
+    run = train(tmp_path, {0: 10}, replay_fraction=0.5, total_steps=10 * STEPS)
+    first, *later = run.learner.columns()
+    assert (run.end, first, len(later)) == (End.TOTAL_STEPS, [1, 2], 4)
+    for index, batch in enumerate(later, start=1):
+        fresh, replayed = batch[:2], batch[2:]
+        assert fresh == [2 * index + 1, 2 * index + 2]
+        assert len(replayed) == 2
+        assert set(replayed) <= set(range(1, 2 * index + 1))
+
+
+def test_what_made_an_update_fail_is_not_replayed(tmp_path: Path) -> None:
+    run = train(tmp_path, {0: 20}, replay_fraction=0.5, spoilt=3, total_steps=20 * STEPS)
+    assert run.learner.skipped_updates == 1
+    assert sum(3 in batch or 4 in batch for batch in run.learner.columns()) == 1
+
+
+def test_replayed_steps_are_not_counted_again(tmp_path: Path) -> None:
+    run = train(tmp_path, {0: 10}, replay_fraction=0.5, total_steps=10 * STEPS)
+    assert run.learner.env_steps == [0, 10, 20, 30, 40]
+    account, last = run.queue.account(), run.figures[-1]
+    assert (account.trained, account.received, account.waiting) == (50, 50, 0)
+    assert (last["env_steps"], last["steps_trained"], last["trained_by_task"], last["learner_updates"]) == (50, 50, [50], 5)
+
+
+def test_without_replay_a_batch_is_what_came(tmp_path: Path) -> None:
+    run = train(tmp_path, {0: 8}, total_steps=8 * STEPS)
+    assert run.learner.columns() == [[1, 2, 3, 4], [5, 6, 7, 8]]
+
+
+@pytest.mark.parametrize("replay_fraction", [0.0, 0.5])
+def test_a_stopped_run_trains_on_all_that_came(tmp_path: Path, replay_fraction: float) -> None:
+    run = train(tmp_path, {0: 4, 1: 3}, tasks=2, replay_fraction=replay_fraction, drain=True)
+    assert (run.end, run.queue.account().trained_by_task) == (End.STOPPED, [4 * STEPS, 3 * STEPS])
+
+
+def test_tasks_without_actors_are_not_waited_for(tmp_path: Path) -> None:
+    actors = ActorRegistry(3)
+    for name in ("a", "b", "c"):
+        actors.join(name, 1, "here", 1)
+    silent = actors.join("a", 1, "here", 1)
+    silent.last_seen -= 3600.0
+    run = train(tmp_path, {1: 8, 2: 8}, tasks=3, actors=actors, total_steps=16 * STEPS)
+    assert run.end is End.TOTAL_STEPS
+    assert run.figures[-1]["trained_by_task"] == [0, 8 * STEPS, 8 * STEPS]
