@@ -66,9 +66,7 @@ def main() -> None:
     parser.add_argument("--actors", type=int, default=2)
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--at-least", type=float, help="the evaluation's mean return that every seed should reach")
-    parser.add_argument(
-        "--manner", choices=["greedy", "sampled"], default="greedy", help="which evaluation counts"
-    )
+    parser.add_argument("--manner", choices=["greedy", "sampled"], default="greedy", help="which evaluation counts")
     parser.add_argument("--evaluate-flags", nargs="*", default=[], help="more for impala-evaluate")
     parser.add_argument("--folder", type=Path, default=Path("results"))
     arguments, extra = parser.parse_known_args()

@@ -19,7 +19,7 @@ from impala.errors import ConfigError
 from impala.specs import EnvironmentSpec
 
 _SHORTER_SIDE = 160
-_QUALITY = 7  # of 10; the least at which the edges of enlarged pixels stay clean
+_QUALITY = 7  # of 10: in Pong the worst pixel is off by 76 of 255, by 117 at the encoder's own 5; files are a third larger
 
 
 def record_episode(
