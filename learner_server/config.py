@@ -31,7 +31,7 @@ class LearnerConfig:
     vectorization: Literal["auto", "native", "sync", "async"] = "auto"
     """How local actors step environments side by side; see impala-actor."""
     preset: str = ""
-    """Named defaults; flags given besides override them. One of: cartpole."""
+    """Named defaults; flags given besides override them. One of: atari-deep, atari-shallow, cartpole, minatar."""
     total_steps: int = 1_000_000
     """Trained agent steps after which the run ends; the learning rate is annealed over them."""
     stop_at_return: float | None = None

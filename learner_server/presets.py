@@ -1,13 +1,13 @@
-"""Named configurations that are known to learn."""
+"""Named configurations that are known to learn: docs/results.md has each one's command, seeds, curve and figures."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from impala.config import LossConfig, OptimiserConfig
+from impala.config import LossConfig, NetworkConfig, OptimiserConfig
 from impala.errors import ConfigError
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    # CartPole-v1 to 475 in seconds on two cores; docs/results.md has the seeds.
+    # CartPole-v1 to 475 in seconds on two cores.
     "cartpole": {
         "env": ("CartPole-v1",),
         "total_steps": 600_000,
@@ -15,10 +15,39 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "settle_steps": 50_000,
         # Two actors fill a batch, and neither runs ahead: at a lag of six updates this learning rate is unstable.
         "envs": 16,
-        "max_in_flight": 1,
+        "max_in_flight": 2,
         # Values of up to 100 would take a network that starts at 0 longer to reach than the whole run lasts.
         "loss": LossConfig(reward_scale=0.05, entropy_cost=0.005),
         "optimiser": OptimiserConfig(optimiser="adam", learning_rate=2e-3),
+    },
+    # The paper's Table G.1, with its shallow and its deep network. For a learner on a GPU and many actors: 200 million frames are 50
+    # million agent steps. --env picks another game.
+    "atari-shallow": {
+        "env": ("ALE/Breakout-v5",),
+        "total_steps": 50_000_000,
+        "envs": 16,
+        "network": NetworkConfig(network="shallow", last_action_reward=True),
+        "loss": LossConfig(reward_clip="unit", entropy_cost=0.01, baseline_cost=0.5),
+        "optimiser": OptimiserConfig(optimiser="rmsprop", learning_rate=6e-4),
+    },
+    "atari-deep": {
+        "env": ("ALE/Breakout-v5",),
+        "total_steps": 50_000_000,
+        "envs": 16,
+        "network": NetworkConfig(network="deep", last_action_reward=True),
+        "loss": LossConfig(reward_clip="unit", entropy_cost=0.01, baseline_cost=0.5),
+        "optimiser": OptimiserConfig(optimiser="rmsprop", learning_rate=6e-4),
+    },
+    # MinAtar's games in 10 million steps. The entropy cost decides most: at 0.01 Breakout's policy is certain, and wrong, after a
+    # million steps. One unroll at a time, since the learner is what limits on two cores, and waiting unrolls only grow old.
+    "minatar": {
+        "env": ("MinAtar/Breakout-v1",),
+        "total_steps": 10_000_000,
+        "envs": 32,
+        "max_in_flight": 1,
+        "network": NetworkConfig(network="minatar"),
+        "loss": LossConfig(discount=0.97, entropy_cost=0.02),
+        "optimiser": OptimiserConfig(optimiser="adam", learning_rate=3e-3),
     },
 }
 

@@ -31,6 +31,7 @@ FRAME = spaces.Box(0, 255, (36, 36), np.uint8)
 OBSERVATIONS: dict[str, spaces.Space[Any]] = {
     "vector": VECTOR,
     "small image": SMALL_IMAGE,
+    "another small image": spaces.Box(0.0, 1.0, (10, 9, 6), np.bool_),
     "frame": FRAME,
     "category": spaces.Discrete(5, start=2),
     "categories": spaces.MultiDiscrete([3, 2]),
@@ -46,6 +47,7 @@ OBSERVATIONS: dict[str, spaces.Space[Any]] = {
 }
 ACTIONS: dict[str, spaces.Space[Any]] = {
     "one of three": spaces.Discrete(3, start=-1),
+    "one of two": spaces.Discrete(2),
     "several": spaces.MultiDiscrete([3, 2]),
     "bits": spaces.MultiBinary(2),
     "reals": spaces.Box(np.float32([-2.0, 0.0]), np.float32([2.0, np.inf]), dtype=np.float32),
@@ -62,6 +64,8 @@ NETWORKS = {
 CONVOLUTIONAL = {"minatar", "shallow", "deep", "deep lstm"}
 # What each takes: convolutions want an image, and the shallow ones a large one.
 IMAGES = {"small image", "frame", "everything"}
+# For several tasks.
+OTHERS = {"another small image", "one of two"}
 
 
 class AnySpace(gymnasium.Env[Any, Any]):
@@ -104,8 +108,8 @@ def registered(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @contextmanager
-def actor_of(service: Service) -> Iterator[ActorProcess]:
-    actor = ActorProcess(ActorConfig(learner=service.address, envs=E), actor_id="actor", incarnation=1, host="here")
+def actor_of(service: Service, name: str = "actor") -> Iterator[ActorProcess]:
+    actor = ActorProcess(ActorConfig(learner=service.address, envs=E), actor_id=name, incarnation=1, host="here")
     failures: list[BaseException] = []
 
     def run() -> None:
@@ -126,17 +130,20 @@ def actor_of(service: Service) -> Iterator[ActorProcess]:
             raise failures[0]
 
 
-def train(agent: AgentConfig) -> None:
-    """Trains a few updates from an actor's unrolls and holds the weights that come out against those that went in."""
+def unroll_spec(agent: AgentConfig) -> UnrollSpec:
     environment = agent_spec(agent)
     state = build_network(agent.network, environment).initial_state(1)
-    spec = UnrollSpec(
+    return UnrollSpec(
         unroll_length=T,
         max_environments=E,
         environment=environment,
         state={name: EntrySpec(shape=tuple(tensor.shape[1:]), dtype=tensor.numpy().dtype) for name, tensor in state.items()},
     )
-    with running_service(capacity=E, agent=agent, spec=spec) as service, actor_of(service):
+
+
+def train(agent: AgentConfig) -> None:
+    """Trains a few updates from an actor's unrolls and holds the weights that come out against those that went in."""
+    with running_service(capacity=E, agent=agent, spec=unroll_spec(agent)) as service, actor_of(service):
         learner = Learner(service.network, LossConfig(), OptimiserConfig(), total_steps=1000, device=torch.device("cpu"))
         before = {name: tensor.clone() for name, tensor in service.network.state_dict().items()}
         for _ in range(UPDATES):
@@ -160,6 +167,8 @@ def combinations() -> Iterator[tuple[str, str, str]]:
                 masked = "action_mask" in getattr(space, "spaces", {})
                 if masked and action != "one of three":
                     continue  # its mask is for three actions
+                if {observation, action} & OTHERS:
+                    continue
                 if network in CONVOLUTIONAL and observation not in IMAGES:
                     continue
                 if network == "shallow" and observation == "small image":
@@ -173,3 +182,31 @@ def test_every_space_trains_with_every_network_in_every_vector_form(
 ) -> None:
     config = EnvironmentConfig(environment_id=ID, kwargs={"observation": observation, "action": action})
     train(AgentConfig(environments=(config,), network=NETWORKS[network], unroll_length=T))
+
+
+def test_tasks_of_different_spaces_have_equal_shares_and_keep_to_their_own_actions() -> None:
+    gymnasium.register(ID, entry_point=AnySpace)
+    kinds = [("small image", "one of three"), ("another small image", "one of two")]
+    environments = tuple(
+        EnvironmentConfig(environment_id=ID, kwargs={"observation": observation, "action": action}) for observation, action in kinds
+    )
+    network = NetworkConfig(network="minatar", normalise_returns=True)
+    agent = AgentConfig(environments=environments, network=network, unroll_length=T)
+    try:
+        with running_service(capacity=2 * E, agent=agent, spec=unroll_spec(agent)) as service:
+            learner = Learner(service.network, LossConfig(), OptimiserConfig(), total_steps=1000, device=torch.device("cpu"))
+            # `tester`, who has joined and does not act, has the first task.
+            with actor_of(service, "second"), actor_of(service, "first"):
+                for _ in range(UPDATES):
+                    batch = service.queue.take_batch(2 * E, 60.0)
+                    assert batch is not None, "no unroll came"
+                    tasks = batch.observations["task"][0]
+                    assert sorted(tasks) == [0] * E + [1] * E
+                    assert batch.actions[:, tasks == 1].max() <= 1
+                    assert not learner.step(batch, 0).skipped
+                    service.queue.mark_trained()
+                    service.store.publish(learner.version, service.network.state_dict())
+            first, second = service.queue.account().trained_by_task
+            assert min(first, second) > 0
+    finally:
+        del gymnasium.registry[ID]

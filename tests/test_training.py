@@ -60,7 +60,14 @@ class Run:
 
 
 def train(
-    path: Path, columns: dict[int, int], *, actors: ActorRegistry | None = None, tasks: int = 1, drain: bool = False, spoilt: int = 0, **fields: Any
+    path: Path,
+    columns: dict[int, int],
+    *,
+    actors: ActorRegistry | None = None,
+    tasks: int = 1,
+    drain: bool = False,
+    spoilt: int = 0,
+    **fields: Any,
 ) -> Run:
     """Trains on so many columns of each task, the `i`th from 1 of version `i`, until out of steps; gives up after 50 log lines.
 

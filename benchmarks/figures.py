@@ -1,0 +1,90 @@
+"""Draws results/*.svg from results/*.json: learning curves over seeds, and the corrections under injected lag.
+
+python -m benchmarks.figures
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+FOLDER = Path("results")
+CORRECTIONS = ("vtrace", "one-step", "epsilon", "none")
+_COLOURS = dict(zip(CORRECTIONS, ("#0072b2", "#009e73", "#e69f00", "#d55e00"), strict=True))
+
+
+def draw_curves(name: str, result: dict[str, Any], axes: Axes) -> None:
+    """Draws the mean return of each seed's last 100 training episodes by steps, and the evaluations of the final weights."""
+    for run in result["runs"]:
+        steps, _, returns = zip(*run["curve"], strict=True)
+        axes.plot(np.array(steps) / 1e6, returns, lw=1, label=f"seed {run['seed']}")
+        mean = run["evaluation"][result["manner"]].get("mean")
+        axes.plot(run["env_steps"] / 1e6, mean, "o", ms=4, color=axes.lines[-1].get_color())
+    if result["at_least"] is not None:
+        axes.axhline(result["at_least"], color="grey", lw=0.8, ls="--")
+    axes.set_title(name, fontsize=9)
+    axes.set_xlabel("million agent steps")
+    axes.tick_params(labelsize=8)
+
+
+def curves(results: dict[str, dict[str, Any]], output: Path) -> None:
+    """Writes one panel for each result that was trained with several seeds."""
+    columns = 4
+    rows = -(-len(results) // columns)
+    figure, panels = plt.subplots(rows, columns, figsize=(3.1 * columns, 2.5 * rows), squeeze=False, layout="constrained")
+    for axes in panels.flat[len(results) :]:
+        axes.set_visible(False)
+    for axes, (name, result) in zip(panels.flat, results.items(), strict=False):
+        draw_curves(name, result, axes)
+    panels[0, 0].legend(fontsize=7)
+    panels[0, 0].set_ylabel("mean return")
+    figure.savefig(output, metadata={"Date": None})
+    plt.close(figure)
+
+
+def corrections(result: dict[str, Any], output: Path) -> None:
+    """Writes the mean return of each correction by injected lag, without and with replay, and its spread over seeds."""
+    fractions = sorted({run["replay_fraction"] for run in result["runs"]})
+    figure, panels = plt.subplots(
+        1, len(fractions), figsize=(4 * len(fractions), 3), sharey=True, squeeze=False, layout="constrained"
+    )
+    lags = sorted({run["inject_lag"] for run in result["runs"]})
+    for axes, fraction in zip(panels.flat, fractions, strict=True):
+        for shift, correction in enumerate(CORRECTIONS):
+            scores = [[run["score"] for run in result["runs"] if _key(run) == (correction, lag, fraction)] for lag in lags]
+            means = [np.mean(each) if each else np.nan for each in scores]
+            positions = np.arange(len(lags)) + 0.06 * (shift - 1.5)
+            axes.plot(positions, means, "-", lw=1, color=_COLOURS[correction], label=correction)
+            for position, each in zip(positions, scores, strict=True):
+                axes.plot([position] * len(each), each, "o", ms=3, color=_COLOURS[correction])
+        axes.set_xticks(range(len(lags)), [str(lag) for lag in lags])
+        axes.set_xlabel("injected lag, updates")
+        axes.set_title("no replay" if not fraction else f"{fraction:.0%} replay", fontsize=9)
+    panels[0, 0].set_ylabel(f"mean return, {result['environment']}")
+    panels[0, 0].legend(fontsize=7)
+    figure.savefig(output, metadata={"Date": None})
+    plt.close(figure)
+
+
+def _key(run: dict[str, Any]) -> tuple[str, int, float]:
+    return run["correction"], run["inject_lag"], run["replay_fraction"]
+
+
+def main() -> None:
+    mpl.rcParams["svg.hashsalt"] = "impala"  # the same figures from the same numbers, byte for byte
+    results = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
+    learnt = {name: result for name, result in results.items() if any("curve" in run for run in result["runs"])}
+    if learnt:
+        curves(learnt, FOLDER / "curves.svg")
+    if "corrections" in results:
+        corrections(results["corrections"], FOLDER / "corrections.svg")
+
+
+if __name__ == "__main__":
+    main()
