@@ -38,8 +38,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "loss": LossConfig(reward_clip="unit", entropy_cost=0.01, baseline_cost=0.5),
         "optimiser": OptimiserConfig(optimiser="rmsprop", learning_rate=6e-4),
     },
-    # MinAtar's games in 10 million steps. The entropy cost decides most: at 0.01 Breakout's policy is certain, and wrong, after a
-    # million steps. One unroll at a time, since the learner is what limits on two cores, and waiting unrolls only grow old.
+    # MinAtar's games in 10 million steps; --env picks one. The entropy cost decides most: at half of it, with a discount of 0.99,
+    # Breakout's policy is certain, and wrong, after a million steps. One unroll at a time: on two cores the learner is what limits,
+    # and unrolls that wait for it only grow old.
     "minatar": {
         "env": ("MinAtar/Breakout-v1",),
         "total_steps": 10_000_000,
