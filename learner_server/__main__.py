@@ -4,9 +4,9 @@ import logging
 import signal
 import sys
 import threading
+from functools import partial
 from importlib.util import find_spec
 from types import FrameType
-from typing import Any
 
 import tyro
 
@@ -28,10 +28,10 @@ def parse(arguments: list[str]) -> LearnerConfig:
         SystemExit: code 2 for flags that do not exist or cannot be read, 0 for --help.
     """
     name = _preset_name(arguments)
-    fields: dict[str, Any] = dict(preset(name)) if name else {}
-    fields.setdefault("env", tyro.MISSING)
-    default = LearnerConfig(preset=name, **fields)
-    return tyro.cli(LearnerConfig, default=default, args=arguments, prog="impala-learner", config=(tyro.conf.OmitArgPrefixes,))
+    read = partial(tyro.cli, LearnerConfig, args=arguments, prog="impala-learner", config=(tyro.conf.OmitArgPrefixes,))
+    # Without a preset there is no default to start from: --env has none.
+    config: LearnerConfig = read(default=LearnerConfig(preset=name, **preset(name))) if name else read()
+    return config
 
 
 def _preset_name(arguments: list[str]) -> str:

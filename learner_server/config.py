@@ -98,8 +98,9 @@ class LearnerConfig:
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.env, tuple):
-            return  # type: ignore[unreachable]  # the command line's template, in which --env is still missing
+        given: object = self.env
+        if isinstance(given, str):  # whose characters would be taken for ids
+            raise ConfigError(f"env: expected a tuple of ids, came {given!r}")
         if not self.env:
             raise ConfigError("env: expected the id of an environment, came none")
         self.environments()

@@ -20,8 +20,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "loss": LossConfig(reward_scale=0.05, entropy_cost=0.005),
         "optimiser": OptimiserConfig(optimiser="adam", learning_rate=2e-3),
     },
-    # The paper's Table G.1, with its shallow and its deep network. For a learner on a GPU and many actors: 200 million frames are 50
-    # million agent steps. --env picks another game.
+    # The paper's Table G.1, with its shallow and its deep network, for a learner on a GPU and many actors: 200 million frames are
+    # 50 million agent steps. --env picks another game.
     "atari-shallow": {
         "env": ("ALE/Breakout-v5",),
         "total_steps": 50_000_000,

@@ -91,6 +91,7 @@ WRAPPERS = "wrappers: expected a JSON array of names or of [name, keyword argume
 
 
 def test_there_is_an_environment_at_least() -> None:
+    assert refusal(env="CartPole-v1") == "env: expected a tuple of ids, came 'CartPole-v1'"
     assert refusal(env=()) == "env: expected the id of an environment, came none"
     assert refusal(env=("A", "")) == "env: expected the id of an environment, came ''"
 

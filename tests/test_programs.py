@@ -341,7 +341,7 @@ def test_a_wrong_command_line_gets_one_line_and_code_2(programs: Programs, modul
     ("flags", "said"),
     [
         (["--env", "CartPole-v1", "--env-kwargs", '{"x": 1}'], "environment: cannot make 'CartPole-v1'"),
-        (["--env", "Pendulum-v1"], "actions Box(-2.0, 2.0, (1,), float32); supported: Discrete"),
+        (["--env", "my_module:Mine-v0"], "this machine allows it with --allow-module my_module"),
         (["--env", "CartPole-v1", "--c-bar", "2"], "rho_bar: expected at least c_bar (2.0"),
         (["--env", "CartPole-v1", "--listen", "0.0.0.0:0"], "listen: 0.0.0.0:0 can be reached from other machines"),
         (["--env", "CartPole-v1", "--run-dir", "/dev/null/run"], "run_dir: cannot write to /dev/null/run"),

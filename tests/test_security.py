@@ -128,7 +128,7 @@ def test_a_certificate_that_cannot_be_read_is_named(tmp_path: Path, name: str) -
 @pytest.mark.parametrize("missing", [{"token_file": None}, {"token_file": None, "tls_cert": None, "tls_key": None}])
 def test_a_learner_that_others_can_reach_wants_token_and_tls_or_to_be_told(missing: dict[str, None]) -> None:
     files = {"token_file": Path("token"), "tls_cert": Path("cert"), "tls_key": Path("key")}
-    listen = {"env": "CartPole-v1", "listen": "0.0.0.0:50051"}
+    listen = {"env": ("CartPole-v1",), "listen": "0.0.0.0:50051"}
     LearnerConfig(**listen, **files)
     LearnerConfig(**listen, **{**files, **missing}, insecure=True)
     with pytest.raises(ConfigError, match=r"listen: 0\.0\.0\.0:50051 can be reached from other machines"):
@@ -137,7 +137,7 @@ def test_a_learner_that_others_can_reach_wants_token_and_tls_or_to_be_told(missi
 
 def test_a_certificate_without_its_key_is_refused() -> None:
     with pytest.raises(ConfigError, match="tls_key"):
-        LearnerConfig(env="CartPole-v1", tls_cert=Path("cert"))
+        LearnerConfig(env=("CartPole-v1",), tls_cert=Path("cert"))
 
 
 def test_an_actor_never_sends_a_token_in_clear_to_another_machine() -> None:
