@@ -66,10 +66,25 @@ mutants: setup ## Break each guarded line and see its test fail (slow)
 	$(BIN)/python -m tests.mutants
 
 .PHONY: bench
-bench: setup ## Measure time to solve, throughput and recovery; writes benchmarks/*.json
-	$(BIN)/python -m benchmarks.solve --preset cartpole --output benchmarks/cartpole.json
+bench: setup ## Measure time to solve, throughput and recovery; writes results/cartpole.json and benchmarks/*.json
+	$(BIN)/python -m benchmarks.learn --name cartpole --preset cartpole --seeds 0 1 2 3 4 --at-least 475 --again
 	$(BIN)/python -m benchmarks.throughput --seconds 15 --output benchmarks/throughput.json --envs 64 --batch-size 128
 	$(BIN)/python -m benchmarks.recovery --output benchmarks/recovery.json
+
+LEARN = $(BIN)/python -m benchmarks.learn
+
+.PHONY: results
+results: setup ## Train what docs/results.md reports, three seeds each; goes on where it was; takes hours
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[box2d,mujoco]"
+	$(LEARN) --name minatar-breakout --preset minatar --at-least 18 --manner sampled -- --env MinAtar/Breakout-v1
+	$(LEARN) --name minatar-space-invaders --preset minatar --at-least 70 --manner sampled -- --env MinAtar/SpaceInvaders-v1
+	$(LEARN) --name minatar-freeway --preset minatar --at-least 35 --manner sampled -- --env MinAtar/Freeway-v1
+	$(LEARN) --name minatar-asterix --preset minatar --at-least 8 --manner sampled -- --env MinAtar/Asterix-v1
+	$(LEARN) --name minatar-seaquest --preset minatar --at-least 4 --manner sampled -- --env MinAtar/Seaquest-v1
+
+.PHONY: figures
+figures: setup ## Draw results/*.svg from results/*.json
+	$(BIN)/python -m benchmarks.figures
 
 .PHONY: clean
 clean: ## Remove the virtual environment and caches; runs stay

@@ -10,6 +10,7 @@ Exit code 1 if the mean return of an evaluation is below --at-least.
 import argparse
 import json
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -69,9 +70,12 @@ def main() -> None:
     parser.add_argument("--manner", choices=["greedy", "sampled"], default="greedy", help="which evaluation counts")
     parser.add_argument("--evaluate-flags", nargs="*", default=[], help="more for impala-evaluate")
     parser.add_argument("--folder", type=Path, default=Path("results"))
+    parser.add_argument("--again", action="store_true", help="measure anew what was measured before")
     arguments, extra = parser.parse_known_args()
     output = arguments.folder / f"{arguments.name}.json"
-    result: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {"runs": []}
+    result: dict[str, Any] = {"runs": []}
+    if output.exists() and not arguments.again:
+        result = json.loads(output.read_text())
     result["command"] = f"python -m benchmarks.learn {' '.join(sys.argv[1:])}"
     result["machine"] = f"{platform.machine()}, Python {platform.python_version()}"
     result["at_least"], result["manner"] = arguments.at_least, arguments.manner
@@ -80,6 +84,8 @@ def main() -> None:
         if any(run["seed"] == seed for run in result["runs"]):
             continue
         directory = Path("runs/results") / f"{arguments.name}-seed{seed}"
+        if arguments.again and directory.exists():
+            shutil.rmtree(directory)
         code = train(flags, seed, directory)
         run = {"seed": seed, "exit_code": code, "commit": _commit(), **describe(directory)}
         run["evaluation"] = evaluate(directory, arguments.episodes, arguments.evaluate_flags)

@@ -6,6 +6,19 @@ from typing import Any
 from impala.config import LossConfig, NetworkConfig, OptimiserConfig
 from impala.errors import ConfigError
 
+
+def _table_g1(network: str) -> Mapping[str, Any]:
+    """The paper's Atari runs, for a learner on a GPU and many actors: 200 million frames are 50 million agent steps."""
+    return {
+        "env": ("ALE/Breakout-v5",),
+        "total_steps": 50_000_000,
+        "envs": 16,
+        "network": NetworkConfig(network=network, last_action_reward=True),
+        "loss": LossConfig(reward_clip="unit", entropy_cost=0.01, baseline_cost=0.5),
+        "optimiser": OptimiserConfig(optimiser="rmsprop", learning_rate=6e-4),
+    }
+
+
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     # CartPole-v1 to 475 in seconds on two cores.
     "cartpole": {
@@ -20,24 +33,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "loss": LossConfig(reward_scale=0.05, entropy_cost=0.005),
         "optimiser": OptimiserConfig(optimiser="adam", learning_rate=2e-3),
     },
-    # The paper's Table G.1, with its shallow and its deep network, for a learner on a GPU and many actors: 200 million frames are
-    # 50 million agent steps. --env picks another game.
-    "atari-shallow": {
-        "env": ("ALE/Breakout-v5",),
-        "total_steps": 50_000_000,
-        "envs": 16,
-        "network": NetworkConfig(network="shallow", last_action_reward=True),
-        "loss": LossConfig(reward_clip="unit", entropy_cost=0.01, baseline_cost=0.5),
-        "optimiser": OptimiserConfig(optimiser="rmsprop", learning_rate=6e-4),
-    },
-    "atari-deep": {
-        "env": ("ALE/Breakout-v5",),
-        "total_steps": 50_000_000,
-        "envs": 16,
-        "network": NetworkConfig(network="deep", last_action_reward=True),
-        "loss": LossConfig(reward_clip="unit", entropy_cost=0.01, baseline_cost=0.5),
-        "optimiser": OptimiserConfig(optimiser="rmsprop", learning_rate=6e-4),
-    },
+    "atari-shallow": _table_g1("shallow"),
+    "atari-deep": _table_g1("deep"),
     # MinAtar's games in 10 million steps; --env picks one. The entropy cost decides most: at half of it, with a discount of 0.99,
     # Breakout's policy is certain, and wrong, after a million steps. One unroll at a time: on two cores the learner is what limits,
     # and unrolls that wait for it only grow old.
