@@ -33,6 +33,43 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "loss": LossConfig(reward_scale=0.05, entropy_cost=0.005),
         "optimiser": OptimiserConfig(optimiser="adam", learning_rate=2e-3),
     },
+    # Acrobot-v1 to -90 and LunarLander-v3 to 200, both with room to spare.
+    "acrobot": {
+        "env": ("Acrobot-v1",),
+        "total_steps": 2_000_000,
+        "stop_at_return": -82.0,
+        "settle_steps": 50_000,
+        "envs": 16,
+        "max_in_flight": 1,
+        "loss": LossConfig(reward_scale=0.05),
+        "optimiser": OptimiserConfig(optimiser="adam", learning_rate=2e-3),
+    },
+    # Long unrolls in small batches: what a landing is worth is known only at its end, and updates are what runs out. Without
+    # normalised returns the lander learns to hover.
+    "lunarlander": {
+        "env": ("LunarLander-v3",),
+        "total_steps": 2_000_000,
+        "stop_at_return": 220.0,
+        "settle_steps": 100_000,
+        "envs": 16,
+        "max_in_flight": 1,
+        "unroll_length": 64,
+        "batch_size": 8,
+        "network": NetworkConfig(normalise_observations=True, normalise_returns=True),
+        "loss": LossConfig(discount=0.995, entropy_cost=0.005, lambda_=0.98),
+        "optimiser": OptimiserConfig(optimiser="adam", learning_rate=2.5e-3),
+    },
+    # Memory: an unroll is one episode of impala/Recall-v0 and its reset, so that the gradient reaches from the answer to the cue.
+    "recall": {
+        "env": ("impala/Recall-v0",),
+        "total_steps": 1_500_000,
+        "stop_at_return": 0.97,
+        "settle_steps": 50_000,
+        "max_in_flight": 1,
+        "unroll_length": 22,
+        "network": NetworkConfig(lstm_size=64, lstm_forget_bias=3.0),
+        "optimiser": OptimiserConfig(optimiser="adam", learning_rate=3e-3),
+    },
     "atari-shallow": _table_g1("shallow"),
     "atari-deep": _table_g1("deep"),
     # MinAtar's games in 10 million steps; --env picks one. The entropy cost decides most: at half of it, with a discount of 0.99,

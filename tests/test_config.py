@@ -1,6 +1,7 @@
 """The configuration: what it refuses, what it lets through, and its way through JSON."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError
 from typing import Any
@@ -52,6 +53,12 @@ def test_a_network_of_another_name_is_refused() -> None:
 def test_a_hidden_layer_without_units_is_refused(hidden_sizes: tuple[int, ...]) -> None:
     with pytest.raises(ConfigError, match=r"^hidden_sizes: expected widths of at least 1, came "):
         NetworkConfig(hidden_sizes=hidden_sizes)
+
+
+@pytest.mark.parametrize("bias", [math.inf, math.nan])
+def test_a_forget_bias_that_is_not_finite_is_refused(bias: float) -> None:
+    with pytest.raises(ConfigError, match=r"^lstm_forget_bias: expected a finite number, came (inf|nan)$"):
+        NetworkConfig(lstm_forget_bias=bias)
 
 
 @pytest.mark.parametrize("name", ["frame_stack", "lstm_size"])

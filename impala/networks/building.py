@@ -43,6 +43,7 @@ def build_network(config: NetworkConfig, spec: EnvironmentSpec, *, allowed_modul
         # A value in the hundreds and a policy near 0 pull a small shared torso apart.
         separate_value=is_mlp and config.lstm_size == 0,
         lstm_size=config.lstm_size,
+        forget_bias=config.lstm_forget_bias,
         normalise_returns=config.normalise_returns,
     )
 

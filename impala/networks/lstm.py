@@ -4,10 +4,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-# Gates that begin half open forget within a few steps, and a gradient from 20 steps on never arrives. The paper's code, by the
-# default of its library, adds 1 too (Jozefowicz et al. 2015).
-_FORGET_BIAS = 1.0
-
 
 class LSTM(nn.Module):
     """torch.nn.LSTM of one layer, its weights named and, but for the forget gate's bias, initialised alike, with resets.
@@ -17,9 +13,11 @@ class LSTM(nn.Module):
     Args:
         input_size: features of one step.
         hidden_size: H.
+        forget_bias: added to the forget gates' bias. Gates that begin half open forget within a few steps, and a gradient from 20
+            steps on never arrives (Jozefowicz et al. 2015; Tallec and Ollivier 2018 choose it by the time to remember).
     """
 
-    def __init__(self, input_size: int, hidden_size: int) -> None:
+    def __init__(self, input_size: int, hidden_size: int, *, forget_bias: float) -> None:
         super().__init__()
         self.weight_ih_l0 = nn.Parameter(torch.empty(4 * hidden_size, input_size))
         self.weight_hh_l0 = nn.Parameter(torch.empty(4 * hidden_size, hidden_size))
@@ -28,7 +26,7 @@ class LSTM(nn.Module):
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -(hidden_size**-0.5), hidden_size**-0.5)
         with torch.no_grad():
-            self.bias_hh_l0[hidden_size : 2 * hidden_size] += _FORGET_BIAS
+            self.bias_hh_l0[hidden_size : 2 * hidden_size] += forget_bias
 
     def forward(self, inputs: Tensor, is_first: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns the outputs, [T, B, H], and h and c, [B, H], after the last step.

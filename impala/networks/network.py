@@ -38,7 +38,7 @@ class Network(nn.Module):
         inputs, frames: what prepares observations.
         make_torso: makes a torso; called twice where the value has one of its own.
         separate_value: whether it has; without an LSTM only.
-        lstm_size: H; 0 for no LSTM.
+        lstm_size, forget_bias: H, 0 for no LSTM; and where its forget gates begin.
         normalise_returns: whether value targets are normalised, by task.
 
     Attributes:
@@ -56,6 +56,7 @@ class Network(nn.Module):
         make_torso: Callable[[], Torso],
         separate_value: bool,
         lstm_size: int,
+        forget_bias: float,
         normalise_returns: bool,
     ) -> None:
         assert not (separate_value and lstm_size), "policy and value share an LSTM"
@@ -68,7 +69,7 @@ class Network(nn.Module):
         self._dimensions = spec.actions.dimensions
         self._has_state = frames.count > 1 or lstm_size > 0
         self.torso = make_torso()
-        self.lstm = LSTM(self.torso.output_size, lstm_size) if lstm_size else None
+        self.lstm = LSTM(self.torso.output_size, lstm_size, forget_bias=forget_bias) if lstm_size else None
         features = lstm_size or self.torso.output_size
         # Small, so that the first policy is nearly uniform.
         self.policy_head = orthogonal_linear(features, self._dimensions or self.distribution.num_outputs, gain=0.01)
