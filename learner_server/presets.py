@@ -56,7 +56,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "unroll_length": 64,
         "batch_size": 8,
         "network": NetworkConfig(normalise_observations=True, normalise_returns=True),
-        "loss": LossConfig(discount=0.995, entropy_cost=0.005, lambda_=0.98),
+        "loss": LossConfig(discount=0.995, entropy_cost=0.003, lambda_=0.98),
         "optimiser": OptimiserConfig(optimiser="adam", learning_rate=2.5e-3),
     },
     # Memory: an unroll is one episode of impala/Recall-v0 and its reset, so that the gradient reaches from the answer to the cue.
