@@ -76,6 +76,10 @@ LEARN = $(BIN)/python -m benchmarks.learn
 .PHONY: results
 results: setup ## Train what docs/results.md reports, three seeds each; goes on where it was; takes hours
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[box2d,mujoco]"
+	$(LEARN) --name acrobot --preset acrobot --at-least -90
+	$(LEARN) --name lunarlander --preset lunarlander --at-least 200
+	$(LEARN) --name recall --preset recall --at-least 0.95
+	$(LEARN) --name recall-feed-forward --preset recall -- --lstm-size 0 --total-steps 600000
 	$(LEARN) --name minatar-breakout --preset minatar --at-least 18 --manner sampled -- --env MinAtar/Breakout-v1
 	$(LEARN) --name minatar-space-invaders --preset minatar --at-least 70 --manner sampled -- --env MinAtar/SpaceInvaders-v1
 	$(LEARN) --name minatar-freeway --preset minatar --at-least 35 --manner sampled -- --env MinAtar/Freeway-v1
