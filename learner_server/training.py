@@ -158,7 +158,7 @@ class Training:
             self._skipped_in_a_row = 0
             self._store.publish(self._learner.version, self._learner.network.state_dict())
             if self._replay is not None:
-                # After the step, so that none is in one batch twice, and none comes again that made it fail.
+                # After the step, so that no new one is in its batch twice, and none comes again that made it fail.
                 self._replay.add(fresh)
 
     def _with_replayed(self, fresh: Unroll[np.ndarray]) -> Unroll[np.ndarray]:
