@@ -44,7 +44,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "loss": LossConfig(reward_scale=0.05, entropy_cost=0.005),
         "optimiser": OptimiserConfig(optimiser="adam", learning_rate=2e-3),
     },
-    # LunarLander-v3 to 200, barely. Long unrolls in small batches: what a landing is worth is known only at its end, and updates are
+    # LunarLander-v3 to 200, barely. Long unrolls in small batches: a landing's worth is known only at its end, and updates are
     # what runs out. Several settings with shorter unrolls and returns as they come learnt to hover.
     "lunarlander": {
         "env": ("LunarLander-v3",),
