@@ -24,6 +24,10 @@ $(SETUP): pyproject.toml constraints.txt
 train: setup ## Train CartPole-v1 until solved, with a learner and two actors on this machine
 	$(BIN)/impala-learner --preset cartpole --actors 2
 
+.PHONY: certs
+certs: setup ## Make certs/: a token, an authority and certificates for HOSTS="NAME ..." by which actors call the learner
+	$(BIN)/impala-certs --dir certs --hosts $(or $(HOSTS),localhost 127.0.0.1)
+
 .PHONY: test
 test: setup ## Run the tests
 	$(BIN)/python -m pytest

@@ -17,6 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from actor_client.backoff import Backoff
+from actor_client.tls import TLS, find_obstacle
 from impala.errors import Refused
 from impala.unroll import Episode, Unroll
 from impala.wire import (
@@ -79,7 +80,11 @@ class LearnerClient:
         actor_id, incarnation: see the .proto.
         host: for the learner to display.
         token: sent with every call; whoever gives one in clear has made sure that it stays on this machine.
-        trusted_certificates: PEM; connects by TLS and trusts these. None connects in clear.
+        tls: whom to trust; None connects in clear.
+        reached: called with whether the learner answers, when that changes, from any of the client's threads and `join`'s.
+
+    Raises:
+        ConfigError: a file that `tls` names cannot be read or used.
     """
 
     def __init__(
@@ -90,15 +95,20 @@ class LearnerClient:
         incarnation: int,
         host: str = "",
         token: str | None = None,
-        trusted_certificates: bytes | None = None,
+        tls: TLS | None = None,
+        reached: Callable[[bool], None] = lambda _: None,
     ) -> None:
         self._address = address
+        self._tls = tls
+        self._tell_reached = reached
+        self._reached = False
+        self._reaching = threading.Lock()
         self._actor_id = actor_id
         self._incarnation = incarnation
         self._host = host
         self._environments = 0
         self._metadata = (("authorization", f"Bearer {token}"),) if token is not None else ()
-        self._channel = _channel(address, trusted_certificates)
+        self._channel = _channel(address, tls)
         self._stub = pb_grpc.LearnerStub(self._channel)
         self._closed = threading.Event()
         self._run_over = threading.Event()
@@ -281,7 +291,9 @@ class LearnerClient:
         backoff, complain_at, silent_since = Backoff(), 0.0, time.monotonic()
         while True:
             try:
-                return self._attempt(attempt)
+                answer = self._attempt(attempt)
+                self._note_reached(reached=True)
+                return answer
             except grpc.RpcError as error:
                 if self._closed.is_set():
                     raise Closed from error
@@ -292,10 +304,11 @@ class LearnerClient:
                         return None
                 elif status not in _RETRY:
                     self._refuse(name, error)
-                elif time.monotonic() >= complain_at:
-                    complain_at = time.monotonic() + _COMPLAIN_EVERY_SECONDS
-                    waited = time.monotonic() - silent_since
-                    log.warning("no answer from %s for %.0f s (%s: %s)", self._address, waited, status.name, error.details())
+                else:
+                    self._note_reached(reached=False)
+                    if time.monotonic() >= complain_at:
+                        self._complain(name, error, time.monotonic() - silent_since)
+                        complain_at = time.monotonic() + _COMPLAIN_EVERY_SECONDS
             if self._closed.wait(backoff.next_delay()):
                 raise Closed
 
@@ -308,6 +321,22 @@ class LearnerClient:
             if self._closed.is_set():
                 raise Closed from error
             raise
+
+    def _note_reached(self, *, reached: bool) -> None:
+        # What was told last must be what was found last, whichever threads found it.
+        with self._reaching:
+            if reached != self._reached:
+                self._reached = reached
+                self._tell_reached(reached)
+
+    def _complain(self, name: str, error: grpc.RpcError, waited: float) -> None:
+        """Says why there is no answer; raises Refused where waiting for one is in vain."""
+        obstacle = find_obstacle(self._address, self._tls)
+        # A learner that was reached before will be again, once whoever changed something there has seen it.
+        if obstacle is not None and obstacle.hopeless and self._assignment is None:
+            raise Refused(f"{name}: {self._address}: {obstacle.reason}") from error
+        reason = f"{error.code().name}: {error.details()}" if obstacle is None else obstacle.reason
+        log.warning("no answer from %s for %.0f s: %s", self._address, waited, reason)
 
     def _refuse(self, name: str, error: grpc.RpcError) -> NoReturn:
         raise Refused(f"{name} refused by {self._address}: {error.code().name}: {error.details()}") from error
@@ -339,7 +368,7 @@ class LearnerClient:
             raise self._failure
 
 
-def _channel(address: str, trusted_certificates: bytes | None) -> grpc.Channel:
-    if trusted_certificates is None:
+def _channel(address: str, tls: TLS | None) -> grpc.Channel:
+    if tls is None:
         return grpc.insecure_channel(address, options=_OPTIONS)
-    return grpc.secure_channel(address, grpc.ssl_channel_credentials(trusted_certificates), options=_OPTIONS)
+    return grpc.secure_channel(address, tls.credentials(), options=_OPTIONS)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from actor_client.tls import TLS
 from impala.addresses import LOOPBACK_HOSTS, split_address
 from impala.environments import Hosting
 from impala.errors import ConfigError
@@ -21,6 +22,10 @@ class ActorConfig:
     """File with the token that the learner asks for. Sent over TLS, or to this machine itself, and never in clear."""
     tls_ca: Path | None = None
     """PEM file with the certificates to trust; connects by TLS."""
+    tls_cert: Path | None = None
+    """PEM file with the certificate (chain) to show, where the learner asks actors for one (mutual TLS)."""
+    tls_key: Path | None = None
+    """PEM file with the certificate's key, without a password."""
     name: str = ""
     """Names this actor among the learner's; default: the host's name and eight random digits."""
     threads: int = 1
@@ -30,6 +35,8 @@ class ActorConfig:
     process each, for slow ones. auto: native where there is one, else sync."""
     allow_module: tuple[str, ...] = ()
     """Python modules with environments, wrappers or networks that this actor may import; a learner can name no others."""
+    health: str | None = None
+    """HOST:PORT to answer grpc.health.v1 on, in clear: SERVING while the learner answers. For probes; see impala-health."""
     end_with_stdin: bool = False
     """End when standard input closes; a learner starts its local actors so, that they end with it."""
 
@@ -39,10 +46,20 @@ class ActorConfig:
             raise ConfigError(f"learner: expected a port of at least 1, came {self.learner!r}")
         if self.token_file is not None and self.tls_ca is None and host not in LOOPBACK_HOSTS:
             raise ConfigError(f"token_file: would be sent in clear to {self.learner}; give --tls-ca too")
+        if self.health is not None:
+            split_address(self.health, field="health")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ConfigError("tls_key: expected --tls-cert and --tls-key together, came one of them")
+        if self.tls_cert is not None and self.tls_ca is None:
+            raise ConfigError("tls_cert: expected --tls-ca with it, for a certificate is shown over TLS alone")
         if self.envs < 0:
             raise ConfigError(f"envs: expected 0 or more, came {self.envs}")
         if self.threads < 1:
             raise ConfigError(f"threads: expected at least 1, came {self.threads}")
+
+    def tls(self) -> TLS | None:
+        """Returns whom to trust and what to show; None for a connection in clear."""
+        return None if self.tls_ca is None else TLS(ca=self.tls_ca, certificate=self.tls_cert, key=self.tls_key)
 
     def hosting(self) -> Hosting:
         """Returns how this machine runs environments."""

@@ -3,15 +3,15 @@
 import logging
 import threading
 import time
-from pathlib import Path
+from collections.abc import Callable
 
 import torch
 
 from actor_client.actor import Actor
 from actor_client.client import Closed, LearnerClient
 from actor_client.config import ActorConfig
+from actor_client.health import health_port
 from impala.environments import Hosting, VectorEnvironment
-from impala.errors import ConfigError
 from impala.networks import build_network
 from impala.tokens import read_token
 from impala.wire import Assignment
@@ -45,7 +45,10 @@ class ActorProcess:
         """
         torch.set_num_threads(self._config.threads)
         token = read_token(self._config.token_file) if self._config.token_file else None
-        certificates = _read_certificates(self._config.tls_ca) if self._config.tls_ca else None
+        with health_port(self._config.health) as report:
+            self._take_part_until_over(token, report)
+
+    def _take_part_until_over(self, token: str | None, report: Callable[[bool], None]) -> None:
         while not self._stopped.is_set():
             client = LearnerClient(
                 self._config.learner,
@@ -53,7 +56,8 @@ class ActorProcess:
                 incarnation=self._incarnation,
                 host=self._host,
                 token=token,
-                trusted_certificates=certificates,
+                tls=self._config.tls(),
+                reached=report,
             )
             self._client = client
             try:
@@ -89,13 +93,6 @@ class ActorProcess:
         if client.run_over:
             log.info("the run is over")
         return not client.reassigned
-
-
-def _read_certificates(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"tls_ca: cannot read {path}: {error.strerror}") from error
 
 
 def _act(client: LearnerClient, actor: Actor) -> None:

@@ -55,9 +55,13 @@ class LearnerConfig:
     tls_cert: Path | None = None
     """PEM file with the certificate (chain) to serve TLS with."""
     tls_key: Path | None = None
-    """PEM file with the certificate's key."""
+    """PEM file with the certificate's key, without a password."""
+    tls_client_ca: Path | None = None
+    """PEM file with the authorities one of which must have issued the certificate that an actor shows: mutual TLS."""
     insecure: bool = False
     """Serve on an address other than loopback without a token or without TLS, on a network that you trust."""
+    health: str | None = None
+    """HOST:PORT to answer grpc.health.v1 on, and nothing else, in clear and without a token. For probes; see impala-health."""
     run_dir: Path | None = None
     """Where the run is kept; resumes if it holds a checkpoint. Default: runs/ENV-seedN-TIME."""
     device: Literal["cpu", "cuda"] = "cpu"
@@ -122,16 +126,7 @@ class LearnerConfig:
             raise ConfigError(f"log_seconds: expected more than 0 and at most 1, came {self.log_seconds}")
         if not self.checkpoint_seconds > 0.0:
             raise ConfigError(f"checkpoint_seconds: expected more than 0, came {self.checkpoint_seconds}")
-        host, _ = split_address(self.listen, field="listen")
-        if (self.tls_cert is None) != (self.tls_key is None):
-            raise ConfigError("tls_key: expected --tls-cert and --tls-key together, came one of them")
-        if host not in LOOPBACK_HOSTS and self.token_file is not None and self.tls_cert is None:
-            raise ConfigError("token_file: expected --tls-cert and --tls-key with it, for no actor sends a token in clear")
-        if host not in LOOPBACK_HOSTS and not self.insecure and (self.token_file is None or self.tls_cert is None):
-            raise ConfigError(
-                f"listen: {self.listen} can be reached from other machines; give --token-file, --tls-cert and --tls-key, "
-                "or say --insecure on a network that you trust"
-            )
+        self._check_access()
 
     @property
     def fresh_trajectories(self) -> int:
@@ -159,6 +154,22 @@ class LearnerConfig:
     def to_json(self) -> dict[str, Any]:
         """Returns the whole configuration as JSON values, for the record."""
         return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
+
+    def _check_access(self) -> None:
+        host, _ = split_address(self.listen, field="listen")
+        if self.health is not None:
+            split_address(self.health, field="health")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ConfigError("tls_key: expected --tls-cert and --tls-key together, came one of them")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ConfigError("tls_client_ca: expected --tls-cert and --tls-key with it, for certificates are shown over TLS alone")
+        if host not in LOOPBACK_HOSTS and self.token_file is not None and self.tls_cert is None:
+            raise ConfigError("token_file: expected --tls-cert and --tls-key with it, for no actor sends a token in clear")
+        if host not in LOOPBACK_HOSTS and not self.insecure and (self.token_file is None or self.tls_cert is None):
+            raise ConfigError(
+                f"listen: {self.listen} can be reached from other machines; give --token-file, --tls-cert and --tls-key, "
+                "or say --insecure on a network that you trust"
+            )
 
     def _env_kwargs(self) -> list[dict[str, Any]]:
         expected = f"a JSON object, or an array of {len(self.env)} objects"

@@ -87,7 +87,9 @@ class _Access:
     def of(cls, config: LearnerConfig) -> "_Access":
         return cls(
             token=read_token(config.token_file) if config.token_file else None,
-            credentials=server_credentials(config.tls_cert, config.tls_key) if config.tls_cert and config.tls_key else None,
+            credentials=server_credentials(config.tls_cert, config.tls_key, client_ca=config.tls_client_ca)
+            if config.tls_cert and config.tls_key
+            else None,
         )
 
 
@@ -140,6 +142,7 @@ class _Service:
             config.listen,
             token=access.token,
             credentials=access.credentials,
+            health_address=config.health,
         )
 
     def run(self, stop: threading.Event) -> int:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hmac
+import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import grpc
 
-from impala.errors import ConfigError
+from impala.pem import load_authorities, load_pair
 
 # Probes of an orchestrator carry no token, and learn nothing but that the learner serves.
 _OPEN_TO_ALL = "/grpc.health.v1.Health/"
@@ -43,17 +44,19 @@ async def _refuse(_: Any, context: Any) -> None:
     await context.abort(grpc.StatusCode.UNAUTHENTICATED, "authorization: expected 'Bearer TOKEN' with the learner's token")
 
 
-def server_credentials(certificate: Path, key: Path) -> grpc.ServerCredentials:
-    """Returns the credentials of a server that proves itself by a certificate (chain) and its key, both PEM files.
+def server_credentials(certificate: Path, key: Path, *, client_ca: Path | None = None) -> grpc.ServerCredentials:
+    """Returns the credentials of a server that proves itself by a certificate (chain) and its key.
+
+    Args:
+        client_ca: the authorities one of which must have issued what callers show: mutual TLS. None asks callers for nothing.
+
+    All are PEM files.
 
     Raises:
-        ConfigError: a file cannot be read.
+        ConfigError: a file cannot be read or used.
     """
-    return grpc.ssl_server_credentials([(_read("tls_key", key), _read("tls_cert", certificate))])
-
-
-def _read(name: str, path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{name}: cannot read {path}: {error.strerror}") from error
+    # Checked before gRPC sees them, which says "Failed to add secure port" of anything.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    chain, private_key = load_pair(context, certificate, key)
+    authorities = None if client_ca is None else load_authorities(context, client_ca, field="tls_client_ca")
+    return grpc.ssl_server_credentials([(private_key, chain)], authorities, require_client_auth=authorities is not None)

@@ -50,6 +50,7 @@ class LearnerServer:
         token: that every call but health checks must carry; None for none.
         credentials: for TLS; None serves in clear. With TLS, or where `address` is not 127.0.0.1's, a second port,
             `local_port`, serves 127.0.0.1 in clear.
+        health_address: where grpc.health.v1 is answered besides, alone and in clear: an orchestrator's probes speak no TLS.
     """
 
     def __init__(
@@ -59,18 +60,22 @@ class LearnerServer:
         *,
         token: str | None = None,
         credentials: grpc.ServerCredentials | None = None,
+        health_address: str | None = None,
     ) -> None:
         self._servicer = servicer
         self._address = address
+        self._health_address = health_address
         self._token = token
         self._credentials = credentials
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="grpc-loop", daemon=True)
         self._started: Future[int] = Future()
         self._server: grpc.aio.Server | None = None
+        self._health_server: grpc.aio.Server | None = None
         self._health = health_aio.HealthServicer()
         self.port = 0
         self.local_port = 0
+        self.health_port = 0
 
     def start(self) -> int:
         """Returns the port once it accepts calls.
@@ -121,10 +126,23 @@ class LearnerServer:
         if self._credentials is not None or split_address(self._address, field="listen")[0] not in _REACH_127_0_0_1:
             # For this machine's own actors, which have no need of a certificate, and always call 127.0.0.1.
             self.local_port = self._listen("127.0.0.1:0", None)
+        if self._health_address is not None:
+            self._health_server = self._listen_for_probes(self._health_address)
+            await self._health_server.start()
         await self._server.start()
         for service in ("", SERVICE_NAME):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         return self.port
+
+    def _listen_for_probes(self, address: str) -> grpc.aio.Server:
+        # On the same loop: a learner whose loop stands still does not say that it serves.
+        server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=16)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        try:
+            self.health_port = server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise ConfigError(f"health: cannot listen on {address}: {error}") from error
+        return server
 
     def _listen(self, address: str, credentials: grpc.ServerCredentials | None) -> int:
         assert self._server is not None
@@ -140,6 +158,8 @@ class LearnerServer:
         assert self._server is not None
         await self._health.enter_graceful_shutdown()
         await self._server.stop(grace_seconds)
+        if self._health_server is not None:
+            await self._health_server.stop(None)
         # Unrolls still in line, of calls that have just been cut off: they leave it.
         left = asyncio.all_tasks() - {asyncio.current_task()}
         for task in left:

@@ -10,6 +10,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from actor_client.client import LearnerClient
 from actor_client.config import ActorConfig
+from actor_client.tls import TLS
 from impala.errors import ConfigError, Refused
 from impala.tokens import read_token
 from learner_server.config import LearnerConfig
@@ -87,9 +88,7 @@ def test_an_actor_with_the_token_is_answered_over_tls(authority: trustme.CA, tmp
         guarded(service, credentials=credentials_of(authority, tmp_path)) as server,
         authority.cert_pem.tempfile() as trusted,
     ):
-        client = LearnerClient(
-            address(server), actor_id="a", incarnation=1, token=TOKEN, trusted_certificates=Path(trusted).read_bytes()
-        )
+        client = LearnerClient(address(server), actor_id="a", incarnation=1, token=TOKEN, tls=TLS(ca=Path(trusted)))
         assert client.join(0).run_id == "test-run"
         client.close()
 
