@@ -94,6 +94,10 @@ results: setup ## Train what docs/results.md reports, three seeds each; goes on 
 figures: setup ## Draw results/*.svg from results/*.json
 	$(BIN)/python -m benchmarks.figures
 
+.PHONY: compose-test
+compose-test: ## Build the images, train with docker compose, scale, kill and restart (needs a Docker engine; some minutes)
+	$(PYTHON) docker/compose_test.py
+
 .PHONY: clean
 clean: ## Remove the virtual environment and caches; runs stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
