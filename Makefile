@@ -82,6 +82,8 @@ results: setup ## Train what docs/results.md reports, three seeds each; goes on 
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[box2d,mujoco]"
 	$(LEARN) --name acrobot --preset acrobot --at-least -90
 	$(LEARN) --name lunarlander --preset lunarlander --at-least 200
+	$(LEARN) --name pendulum --preset pendulum --at-least -250
+	$(LEARN) --name halfcheetah --preset halfcheetah --at-least 2000
 	$(LEARN) --name recall --preset recall --at-least 0.95
 	$(LEARN) --name recall-feed-forward --preset recall -- --lstm-size 0 --total-steps 600000
 	$(LEARN) --name minatar-breakout --preset minatar --at-least 18 --manner sampled -- --env MinAtar/Breakout-v1

@@ -44,12 +44,12 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "loss": LossConfig(reward_scale=0.05, entropy_cost=0.005),
         "optimiser": OptimiserConfig(optimiser="adam", learning_rate=2e-3),
     },
-    # LunarLander-v3 to 200, barely. Long unrolls in small batches: a landing's worth is known only at its end, and updates are
+    # LunarLander-v3 to 200. Long unrolls in small batches: a landing's worth is known only at its end, and updates are
     # what runs out. Several settings with shorter unrolls and returns as they come learnt to hover.
     "lunarlander": {
         "env": ("LunarLander-v3",),
-        "total_steps": 2_000_000,
-        "stop_at_return": 220.0,
+        "total_steps": 4_000_000,
+        "stop_at_return": 230.0,
         "settle_steps": 100_000,
         "envs": 16,
         "max_in_flight": 1,
@@ -58,6 +58,32 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "network": NetworkConfig(normalise_observations=True, normalise_returns=True),
         "loss": LossConfig(discount=0.995, entropy_cost=0.003, lambda_=0.98),
         "optimiser": OptimiserConfig(optimiser="adam", learning_rate=2.5e-3),
+    },
+    # Pendulum-v1 to -250. It stays at -1000, spinning, for up to a million steps. With twice the learning rate it stayed there, or below,
+    # for longer than that; with unrolls of 50 too.
+    "pendulum": {
+        "env": ("Pendulum-v1",),
+        "total_steps": 5_000_000,
+        "stop_at_return": -200.0,
+        "settle_steps": 100_000,
+        "envs": 16,
+        "max_in_flight": 1,
+        "batch_size": 16,
+        "network": NetworkConfig(normalise_observations=True, normalise_returns=True),
+        "loss": LossConfig(discount=0.9, entropy_cost=0.0, lambda_=0.95),
+        "optimiser": OptimiserConfig(optimiser="adam", learning_rate=1e-3),
+    },
+    # HalfCheetah-v5 to 2,000 in a quarter of an hour: MuJoCo.
+    "halfcheetah": {
+        "env": ("HalfCheetah-v5",),
+        "total_steps": 10_000_000,
+        "envs": 8,
+        "max_in_flight": 1,
+        "unroll_length": 32,
+        "batch_size": 16,
+        "network": NetworkConfig(normalise_observations=True, normalise_returns=True),
+        "loss": LossConfig(discount=0.99, entropy_cost=0.0, lambda_=0.95),
+        "optimiser": OptimiserConfig(optimiser="adam", learning_rate=7e-4),
     },
     # Memory: an unroll is one episode of impala/Recall-v0 and its reset, so that the gradient reaches from the answer to the cue.
     "recall": {
