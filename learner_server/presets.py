@@ -59,8 +59,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "loss": LossConfig(discount=0.995, entropy_cost=0.003, lambda_=0.98),
         "optimiser": OptimiserConfig(optimiser="adam", learning_rate=2.5e-3),
     },
-    # Pendulum-v1 to -250. It stays at -1000, spinning, for up to a million steps. With twice the learning rate it stayed there, or below,
-    # for longer than that; with unrolls of 50 too.
+    # Pendulum-v1 to -250. It stays at -1000, spinning, for up to a million steps; with twice the learning rate, or unrolls of 50,
+    # for longer than that.
     "pendulum": {
         "env": ("Pendulum-v1",),
         "total_steps": 5_000_000,

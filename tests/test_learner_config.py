@@ -261,6 +261,7 @@ OTHER_VALUES: dict[str, Any] = {
     "listen": "localhost:1",
     "token_file": TOKEN,
     "insecure": True,
+    "health": "127.0.0.1:1",
     "run_dir": Path("elsewhere"),
     "device": "cuda",
     "threads": 2,
