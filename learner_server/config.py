@@ -66,6 +66,11 @@ class LearnerConfig:
     """Where the run is kept; resumes if it holds a checkpoint. Default: runs/ENV-seedN-TIME."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the learner computes."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the learner's matrix products and convolutions; weights, losses and actors stay float32. bfloat16 pays on processors that
+    have it. Actor and learner then differ by rounding at lag 0 too, which V-trace corrects like any lag."""
+    compile: bool = False
+    """Compile the network with torch.compile, which needs a C++ compiler on the machine and takes a minute at the first step."""
     threads: int = 1
     """Threads that a learner step computes with on the CPU."""
 

@@ -1,9 +1,8 @@
 """The learner: weights, optimiser and one step of training. Owned by the training thread alone."""
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,6 +14,10 @@ from impala.losses import ImpalaLoss, impala_loss
 from impala.networks import Network
 from impala.optimisers import annealed_learning_rate, build_optimiser
 from impala.unroll import Unroll
+from learner_server.transfer import DeviceBatch, HostTransfer, Transfer
+
+# Names beside those of the weights, none of which holds a blank.
+_GRAD_NORM, _FINITE = "grad norm", "step is finite"
 
 # What each optimiser keeps of a weight.
 _OPTIMISER_STATE = {"adam": {"step", "exp_avg", "exp_avg_sq"}, "rmsprop": {"average", "velocity"}}
@@ -30,6 +33,7 @@ class StepReport:
         learning_rate: that was used.
         policy_lags: [B] versions between the weights that acted and those that learnt.
         skipped: loss or gradient was not finite; weights, running statistics and version are as before.
+        parameters: the weights and running statistics after the step, on the host; good until the next step.
     """
 
     loss: ImpalaLoss
@@ -37,15 +41,33 @@ class StepReport:
     learning_rate: float
     policy_lags: np.ndarray
     skipped: bool
+    parameters: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pending:
+    """A step that the device may still be at. `first`: it made the optimiser's state."""
+
+    loss: ImpalaLoss
+    learning_rate: float
+    policy_lags: np.ndarray
+    first: bool
+    download: Callable[[], Mapping[str, Tensor]]
 
 
 class Learner:
     """Trains a network on batches of unrolls.
 
+    A step is begun and finished: in between, the device computes and the host is free. Nothing in a step waits for the device but
+    its end, where weights and figures come to the host at once.
+
     Args:
-        network: already on `device`.
+        network: already on the transfer's device.
         total_steps: agent steps over which the learning rate is annealed.
         version: the first version of the weights.
+        transfer: moves batches and weights; None for the CPU.
+        precision: of matrix products and convolutions; losses, weights and what actors compute stay float32.
+        compiles: whether the network is compiled, which takes a minute at the first step.
     """
 
     def __init__(
@@ -55,49 +77,112 @@ class Learner:
         optimiser: OptimiserConfig,
         *,
         total_steps: int,
-        device: torch.device,
         version: int = 1,
+        transfer: Transfer | None = None,
+        precision: Literal["float32", "bfloat16"] = "float32",
+        compiles: bool = False,
     ) -> None:
         self.network = network
         self.version = version
         self.updates = 0
         self.skipped_updates = 0
+        self.transfer = transfer or HostTransfer()
         self._loss_config = loss
         self._optimiser_config = optimiser
         self._total_steps = total_steps
-        self.device = device
         self._weights = list(network.parameters())
         self._optimiser = build_optimiser(optimiser, self._weights)
+        self._precision = precision
+        self._pending: _Pending | None = None
+        if compiles:
+            network.compile(dynamic=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where weights are."""
+        return self.transfer.device
 
     def step(self, batch: Unroll[np.ndarray], env_steps: int, *, rate_scale: float = 1.0) -> StepReport:
-        """Takes one gradient step on a batch and makes the weights, with the network's running statistics, a new version.
+        """Takes one gradient step on a batch: `begin_step` and `finish_step`."""
+        self.begin_step(self.transfer.upload(batch), env_steps, rate_scale=rate_scale)
+        return self.finish_step()
+
+    def begin_step(self, batch: DeviceBatch, env_steps: int, *, rate_scale: float = 1.0) -> None:
+        """Has the device take one gradient step on a batch, if loss and gradient are finite.
 
         Args:
             batch: [T, B] trajectories, fresh ones and replayed ones alike.
             env_steps: agent steps trained on before this batch, for the schedule.
             rate_scale: multiplies the schedule's learning rate.
         """
-        lags = self.version - batch.parameter_version
-        unroll = batch.map(lambda array: torch.from_numpy(array).to(self.device))
+        assert self._pending is None, "finish the step before"
         learning_rate = rate_scale * annealed_learning_rate(self._optimiser_config, env_steps, self._total_steps)
         for group in self._optimiser.param_groups:
             group["lr"] = learning_rate
 
-        loss = impala_loss(self.network, unroll, self._loss_config, parameter_version=self.version)
+        self.transfer.await_uploads()
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._precision == "bfloat16"):
+            loss = impala_loss(self.network, batch.unroll, self._loss_config, parameter_version=self.version)
         self._optimiser.zero_grad(set_to_none=True)
         loss.total.backward()  # type: ignore[no-untyped-call]
-        grad_norm = float(torch.nn.utils.clip_grad_norm_(self._weights, self._optimiser_config.max_grad_norm))
+        grad_norm = torch.nn.utils.clip_grad_norm_(self._weights, self._optimiser_config.max_grad_norm)
         # A non-finite loss with finite gradients does not exist, but for a loss that overflows in its sum: check both.
-        skipped = not (math.isfinite(grad_norm) and math.isfinite(float(loss.total.detach())))
-        if skipped:
-            self.skipped_updates += 1
-        else:
-            self._optimiser.step()
-            # Statistics are part of the new version, and of none where the step is skipped.
-            self.network.update_statistics(unroll.observations, unroll.is_first, loss.vs, loss.valid)
+        finite = grad_norm.isfinite() & loss.total.detach().isfinite()
+        first = not self._optimiser.state
+        self._update(batch.unroll, loss, finite)
+        figures = {_GRAD_NORM: grad_norm.detach(), _FINITE: finite}
+        self._pending = _Pending(
+            loss=loss,
+            learning_rate=learning_rate,
+            policy_lags=self.version - batch.parameter_version,
+            first=first,
+            download=self.transfer.download({**self.network.state_dict(), **figures}),
+        )
+
+    def finish_step(self) -> StepReport:
+        """Waits for the step that was begun, and makes the weights, with the network's running statistics, a new version."""
+        assert self._pending is not None, "begin a step before"
+        pending, self._pending = self._pending, None
+        parameters = dict(pending.download())
+        grad_norm, finite = float(parameters.pop(_GRAD_NORM)), bool(parameters.pop(_FINITE))
+        if finite:
             self.updates += 1
             self.version += 1
-        return StepReport(loss=loss, grad_norm=grad_norm, learning_rate=learning_rate, policy_lags=lags, skipped=skipped)
+        else:
+            self.skipped_updates += 1
+            if pending.first:
+                self._optimiser.state.clear()
+        return StepReport(
+            loss=pending.loss,
+            grad_norm=grad_norm,
+            learning_rate=pending.learning_rate,
+            policy_lags=pending.policy_lags,
+            skipped=not finite,
+            parameters=parameters,
+        )
+
+    def _update(self, unroll: Unroll[Tensor], loss: ImpalaLoss, finite: Tensor) -> None:
+        if not self.transfer.overlaps:
+            # On the host the answer is there already.
+            if finite:
+                self._apply(unroll, loss)
+            return
+        before = self._state()
+        kept = [tensor.clone() for tensor in before]
+        self._apply(unroll, loss)
+        # The host does not know the answer yet, so the device takes back what it must.
+        for tensor, old in zip(before, kept, strict=True):
+            tensor.copy_(torch.where(finite, tensor, old))
+
+    def _apply(self, unroll: Unroll[Tensor], loss: ImpalaLoss) -> None:
+        self._optimiser.step()
+        # Statistics are part of the new version, and of none where the step is skipped.
+        self.network.update_statistics(unroll.observations, unroll.is_first, loss.vs, loss.valid)
+
+    def _state(self) -> list[Tensor]:
+        """Returns every tensor that a step changes."""
+        optimiser = [value for state in self._optimiser.state.values() for value in state.values()]
+        return [tensor.detach() for tensor in (*self.network.state_dict().values(), *optimiser)]
 
     def optimiser_tensors(self) -> dict[str, Tensor]:
         """Returns the optimiser's tensors, by `<parameter index>.<name>`; they alias the live ones."""

@@ -34,6 +34,7 @@ from learner_server.security import server_credentials
 from learner_server.server import LearnerServer
 from learner_server.servicer import LearnerServicer
 from learner_server.training import End, Training
+from learner_server.transfer import transfer_to
 from learner_server.unroll_queue import UnrollQueue
 from run_directory.layout import RunDirectory
 
@@ -277,7 +278,16 @@ def _device(config: LearnerConfig) -> torch.device:
 def _build_learner(config: LearnerConfig, spec: EnvironmentSpec, device: torch.device, start: StartingPoint) -> Learner:
     torch.manual_seed(config.seed)
     network = build_network(config.network, spec, allowed_modules=config.allow_module).to(device)
-    learner = Learner(network, config.loss, config.optimiser, total_steps=config.total_steps, device=device, version=start.version)
+    learner = Learner(
+        network,
+        config.loss,
+        config.optimiser,
+        total_steps=config.total_steps,
+        version=start.version,
+        transfer=transfer_to(device),
+        precision=config.precision,
+        compiles=config.compile,
+    )
     learner.updates, learner.skipped_updates = start.learner_updates, start.skipped_updates
     if start.checkpoint is not None:
         learner.restore(start.checkpoint.parameters, start.checkpoint.optimiser)

@@ -20,6 +20,7 @@ from learner_server.learner import Learner
 from learner_server.metrics import IntervalStatistics, MetricsWriter, Rate
 from learner_server.parameter_store import ParameterStore
 from learner_server.resume import VERSIONS_BETWEEN_LINES, StartingPoint
+from learner_server.transfer import DeviceBatch
 from learner_server.unroll_queue import UnrollQueue
 from run_directory.checkpoint import Checkpoint, save_checkpoint
 from run_directory.layout import RunDirectory
@@ -88,6 +89,8 @@ class Training:
         self._env_steps = start.steps_trained
         self._interval = IntervalStatistics()
         self._rate = Rate()
+        # A batch that was taken from the queue and not yet trained on.
+        self._fetched: tuple[Unroll[np.ndarray], DeviceBatch] | None = None
         # Where stop_at_return was reached, while it remains to be seen whether it holds.
         self._settle_from: int | None = None
         self._skipped_in_a_row = 0
@@ -105,17 +108,19 @@ class Training:
             end = self._end(stop)
             if end is not None:
                 return end
-            waited_from = time.monotonic()
-            batch = self._queue.take_batch(self._config.fresh_trajectories, _PATIENCE_SECONDS)
-            self._interval.add_wait(time.monotonic() - waited_from)
-            if batch is not None:
-                self._train(batch)
+            if self._fetched is None:
+                waited_from = time.monotonic()
+                self._fetch(_PATIENCE_SECONDS)
+                self._interval.add_wait(time.monotonic() - waited_from)
+            self._train()
             self._keep_records()
 
     def drain(self) -> None:
-        """Trains on what the closed queue still holds."""
+        """Trains on what was fetched, and on what the closed queue still holds."""
+        self._train()
         while (batch := self._queue.take_rest(self._config.fresh_trajectories)) is not None:
-            self._train(batch)
+            self._upload(batch)
+            self._train()
 
     def finish(self, end: End) -> dict[str, Any]:
         """Writes the last line of metrics and the last checkpoint, and returns the former's figures.
@@ -123,6 +128,9 @@ class Training:
         Raises:
             CheckpointError: the checkpoint cannot be written.
         """
+        if self._fetched is not None:
+            self._fetched = None
+            self._queue.drop_taken()
         figures = self._log(ended=end.value)
         self.save_or_raise()
         return figures
@@ -146,8 +154,24 @@ class Training:
             return 1.0
         return max(0.0, 1.0 - (self._env_steps - self._settle_from) / max(1, self._config.settle_steps))
 
-    def _train(self, fresh: Unroll[np.ndarray]) -> None:
-        report = self._learner.step(self._with_replayed(fresh), self._env_steps, rate_scale=self._rate_scale())
+    def _fetch(self, timeout_seconds: float) -> None:
+        """Takes a batch from the queue, if there is one in time, and starts its way to the device."""
+        fresh = self._queue.take_batch(self._config.fresh_trajectories, timeout_seconds)
+        if fresh is not None:
+            self._upload(fresh)
+
+    def _upload(self, fresh: Unroll[np.ndarray]) -> None:
+        self._fetched = fresh, self._learner.transfer.upload(self._with_replayed(fresh))
+
+    def _train(self) -> None:
+        """Takes a step on the batch that was fetched, if there is one."""
+        if self._fetched is None:
+            return
+        (fresh, batch), self._fetched = self._fetched, None
+        self._learner.begin_step(batch, self._env_steps, rate_scale=self._rate_scale())
+        if self._learner.transfer.overlaps and not self._queue.closed:
+            self._fetch(0.0)
+        report = self._learner.finish_step()
         # Replayed steps are not counted: they were when they were fresh.
         self._env_steps += fresh.env_steps
         self._queue.mark_trained()
@@ -156,7 +180,7 @@ class Training:
             self._skip()
         else:
             self._skipped_in_a_row = 0
-            self._store.publish(self._learner.version, self._learner.network.state_dict())
+            self._store.publish(self._learner.version, report.parameters)
             if self._replay is not None:
                 # After the step, so that no new one is in its batch twice, and none comes again that made it fail.
                 self._replay.add(fresh)

@@ -32,7 +32,7 @@ class StepAccount:
         trained: steps that a learner step consumed.
         dropped: rule to steps: `stale` (too old on arrival), `run_over` (left when the run ended), `restart` (waiting when an
             earlier learner process died).
-        waiting: steps in line, in the queue or in the batch that is being trained on, counted where they are.
+        waiting: steps in line, in the queue or in a batch that was taken to be trained on, counted where they are.
         queued_trajectories: trajectories in the queue, not in line.
         trained_by_task: `trained`, task by task.
     """
@@ -61,7 +61,8 @@ class _Lane:
         self.places: deque[Unroll[np.ndarray]] = deque()
         self.line: deque[_Ticket] = deque()
         self.trajectories = 0
-        self.in_training = 0
+        # Of each batch that was taken and not yet trained on, the oldest first: its steps of this task.
+        self.in_training: deque[int] = deque()
         self.trained = trained
 
 
@@ -141,7 +142,7 @@ class UnrollQueue:
 
         Every served task has its share, and the trajectories that do not divide evenly go to one task after another. An unroll that
         is wider than what its task still needs is split; its rest stays at the head. The columns count as waiting until
-        `mark_trained`.
+        `mark_trained`. Another batch may be taken before that.
         """
         with self._lock:
             if not self._changed.wait_for(lambda: self._holds(trajectories) or self._closed, timeout_seconds):
@@ -165,11 +166,17 @@ class UnrollQueue:
         return concatenate(taken)
 
     def mark_trained(self) -> None:
-        """Moves the taken batch's steps from waiting to trained."""
+        """Moves the steps of the batch that was taken first, of those not yet marked, from waiting to trained."""
         with self._lock:
             for lane in self._lanes:
-                lane.trained += lane.in_training
-                lane.in_training = 0
+                lane.trained += lane.in_training.popleft()
+
+    def drop_taken(self) -> None:
+        """Moves the steps of batches that were taken and not marked from waiting to dropped: the run ended before their turn."""
+        with self._lock:
+            for lane in self._lanes:
+                self._dropped["run_over"] = self._dropped.get("run_over", 0) + sum(lane.in_training)
+                lane.in_training.clear()
 
     def count_dropped(self, rule: str, env_steps: int) -> None:
         """Accounts for an unroll that was received and dropped without waiting."""
@@ -202,6 +209,12 @@ class UnrollQueue:
                     lane.trajectories = 0
             self._changed.notify_all()
 
+    @property
+    def closed(self) -> bool:
+        """Whether no more unrolls are taken."""
+        with self._lock:
+            return self._closed is not None
+
     def account(self) -> StepAccount:
         """Returns where every step is, as of one instant."""
         with self._lock:
@@ -211,7 +224,7 @@ class UnrollQueue:
                 received=self._received,
                 trained=sum(lane.trained for lane in self._lanes),
                 dropped=dict(self._dropped),
-                waiting=in_queue + in_line + sum(lane.in_training for lane in self._lanes),
+                waiting=in_queue + in_line + sum(sum(lane.in_training) for lane in self._lanes),
                 queued_trajectories=sum(lane.trajectories for lane in self._lanes),
                 trained_by_task=[lane.trained for lane in self._lanes],
             )
@@ -236,6 +249,8 @@ class UnrollQueue:
                 self._received -= ticket.unroll.env_steps
 
     def _take(self, shares: Mapping[int, int]) -> list[Unroll[np.ndarray]]:
+        for lane in self._lanes:
+            lane.in_training.append(0)
         return [unroll for task, share in shares.items() for unroll in self._take_from(self._lanes[task], share)]
 
     def _take_from(self, lane: _Lane, trajectories: int) -> list[Unroll[np.ndarray]]:
@@ -249,7 +264,7 @@ class UnrollQueue:
             taken.append(unroll)
             missing -= unroll.environments
         lane.trajectories -= trajectories
-        lane.in_training += sum(unroll.env_steps for unroll in taken)
+        lane.in_training[-1] = sum(unroll.env_steps for unroll in taken)
         self._let_in(lane)
         return taken
 

@@ -144,7 +144,7 @@ def unroll_spec(agent: AgentConfig) -> UnrollSpec:
 def train(agent: AgentConfig) -> None:
     """Trains a few updates from an actor's unrolls and holds the weights that come out against those that went in."""
     with running_service(capacity=E, agent=agent, spec=unroll_spec(agent)) as service, actor_of(service):
-        learner = Learner(service.network, LossConfig(), OptimiserConfig(), total_steps=1000, device=torch.device("cpu"))
+        learner = Learner(service.network, LossConfig(), OptimiserConfig(), total_steps=1000)
         before = {name: tensor.clone() for name, tensor in service.network.state_dict().items()}
         for _ in range(UPDATES):
             batch = service.queue.take_batch(E, 60.0)
@@ -194,7 +194,7 @@ def test_tasks_of_different_spaces_have_equal_shares_and_keep_to_their_own_actio
     agent = AgentConfig(environments=environments, network=network, unroll_length=T)
     try:
         with running_service(capacity=2 * E, agent=agent, spec=unroll_spec(agent)) as service:
-            learner = Learner(service.network, LossConfig(), OptimiserConfig(), total_steps=1000, device=torch.device("cpu"))
+            learner = Learner(service.network, LossConfig(), OptimiserConfig(), total_steps=1000)
             # `tester`, who has joined and does not act, has the first task.
             with actor_of(service, "second"), actor_of(service, "first"):
                 for _ in range(UPDATES):

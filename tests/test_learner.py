@@ -41,7 +41,6 @@ def make_learner(
         LossConfig(),
         OptimiserConfig(**optimiser),
         total_steps=TOTAL_STEPS,
-        device=torch.device("cpu"),
         version=version,
     )
 

@@ -264,6 +264,8 @@ OTHER_VALUES: dict[str, Any] = {
     "health": "127.0.0.1:1",
     "run_dir": Path("elsewhere"),
     "device": "cuda",
+    "precision": "bfloat16",
+    "compile": True,
     "threads": 2,
     "unroll_length": 1,
     "batch_size": 1,

@@ -13,15 +13,15 @@ import torch
 from impala.config import LossConfig, OptimiserConfig
 from impala.networks import build_network
 from impala.replay import TrajectoryReplay
-from impala.unroll import Unroll, concatenate
 from learner_server.actor_registry import ActorRegistry
 from learner_server.config import LearnerConfig
 from learner_server.episodes import EpisodeLog
-from learner_server.learner import Learner, StepReport
+from learner_server.learner import Learner
 from learner_server.metrics import MetricsWriter
 from learner_server.parameter_store import ParameterStore
 from learner_server.resume import StartingPoint
 from learner_server.training import End, Training
+from learner_server.transfer import DeviceBatch, Transfer
 from learner_server.unroll_queue import UnrollQueue
 from run_directory.layout import RunDirectory
 from tests.samples import AGENT, SPEC, make_unroll
@@ -30,23 +30,23 @@ STEPS = 5  # of one column
 
 
 class NotingLearner(Learner):
-    """A learner that keeps what it was given, in copies."""
+    """A learner that notes what it was given."""
 
-    def __init__(self) -> None:
+    def __init__(self, transfer: Transfer | None) -> None:
         torch.manual_seed(0)
         network = build_network(AGENT.network, SPEC.environment)
-        super().__init__(network, LossConfig(), OptimiserConfig(), total_steps=1000, device=torch.device("cpu"))
-        self.batches: list[Unroll[np.ndarray]] = []
+        super().__init__(network, LossConfig(), OptimiserConfig(), total_steps=1000, transfer=transfer)
+        self.batches: list[list[int]] = []
         self.env_steps: list[int] = []
 
-    def step(self, batch: Unroll[np.ndarray], env_steps: int, *, rate_scale: float = 1.0) -> StepReport:
-        self.batches.append(concatenate([batch]))
+    def begin_step(self, batch: DeviceBatch, env_steps: int, *, rate_scale: float = 1.0) -> None:
+        self.batches.append(batch.parameter_version.tolist())
         self.env_steps.append(env_steps)
-        return super().step(batch, env_steps, rate_scale=rate_scale)
+        super().begin_step(batch, env_steps, rate_scale=rate_scale)
 
     def columns(self) -> list[list[int]]:
         """Returns, batch by batch, which columns it had, by the versions that tell them apart."""
-        return [batch.parameter_version.tolist() for batch in self.batches]
+        return self.batches
 
 
 @dataclass
@@ -67,12 +67,14 @@ def train(
     tasks: int = 1,
     drain: bool = False,
     spoilt: int = 0,
+    transfer: Transfer | None = None,
+    stop_after_lines: int = 50,
     **fields: Any,
 ) -> Run:
     """Trains on so many columns of each task, the `i`th from 1 of version `i`, until out of steps; gives up after 50 log lines.
 
     Args:
-        drain: stop at once, and train on what the queue then holds.
+        drain: stop at once, or after more than `stop_after_lines`, and train on what the queue then holds.
         spoilt: the version of the columns whose rewards are too large to learn from.
         fields: of the configuration, for batches of 4.
     """
@@ -84,7 +86,8 @@ def train(
             unroll = make_unroll(environments=1, version=version, seed=version)
             rewards = np.full_like(unroll.rewards, 3e38) if version == spoilt else unroll.rewards
             asyncio.run(queue.put(replace(unroll, rewards=rewards), task))
-    directory, learner = RunDirectory(path), NotingLearner()
+    path.mkdir(exist_ok=True)
+    directory, learner = RunDirectory(path), NotingLearner(transfer)
     writer = MetricsWriter(directory.metrics, directory.tensorboard)
     training = Training(
         config=config,
@@ -99,9 +102,9 @@ def train(
         replay=TrajectoryReplay(config.replay_unrolls, seed=0) if config.replay_fraction else None,
         refused=dict,
         show=figures.append,
-        look_after_actors=lambda: stop.set() if len(figures) > 50 else None,
+        look_after_actors=lambda: stop.set() if len(figures) > stop_after_lines else None,
     )
-    if drain:
+    if drain and stop_after_lines == 50:
         stop.set()
     end = training.run(stop)
     if drain:

@@ -233,7 +233,6 @@ def test_a_learner_s_values_are_within_two_percent_and_less_than_half_with_limit
             LossConfig(correction=correction, discount=DISCOUNT, entropy_cost=0.0),
             OptimiserConfig(learning_rate=0.3),
             total_steps=300,
-            device=torch.device("cpu"),
         )
         for number in range(300):
             learner.step(batches[number % 3].map(lambda tensor: tensor.numpy()), number)

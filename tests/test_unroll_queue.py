@@ -284,6 +284,20 @@ def test_a_taken_batch_counts_as_waiting_until_it_is_trained() -> None:
     run(scenario)
 
 
+def test_batches_are_marked_in_the_order_in_which_they_were_taken() -> None:
+    async def scenario() -> None:
+        queue = make_queue(capacity=9)
+        await queue.put(make_unroll(environments=5))
+        for trajectories in (2, 3):
+            queue.take_batch(trajectories, 0.0)
+        queue.mark_trained()
+        assert (queue.account().trained, queue.account().waiting) == (2 * STEPS, 3 * STEPS)
+        queue.drop_taken()
+        assert (queue.account().trained, queue.account().dropped) == (2 * STEPS, {"run_over": 3 * STEPS})
+
+    run(scenario)
+
+
 def test_accounts_go_on_where_an_earlier_process_ended() -> None:
     async def scenario() -> None:
         queue = UnrollQueue(capacity=3, max_line=1, received=100, trained=[40, 20], dropped={"stale": 30, "restart": 10})
@@ -486,7 +500,7 @@ def test_a_closed_queue_is_drained_of_every_task() -> None:
         rest = []
         while (batch := queue.take_rest(2)) is not None:
             rest.append(batch)
-        queue.mark_trained()
+            queue.mark_trained()
         assert [batch.environments for batch in rest] == [2, 2, 1]
         assert sorted(versions(concatenate(rest))) == [0, 1, 2, 2000, 2001]
         assert queue.account().trained_by_task == [3 * STEPS, 0, 2 * STEPS]
@@ -503,7 +517,8 @@ class Lane:
 
     places: list[int] = field(default_factory=list)
     line: list[list[int]] = field(default_factory=list)
-    training: list[int] = field(default_factory=list)
+    # Batch by batch.
+    training: list[list[int]] = field(default_factory=list)
     trained: int = 0
 
 
@@ -534,11 +549,13 @@ class Model:
         return all(len(self.lanes[task].places) >= share for task, share in self.deal(trajectories).items())
 
     def take(self, trajectories: int) -> None:
+        self.start_batch()
         for task, share in self.deal(trajectories).items():
             self.remove(self.lanes[task], share)
         self.dealt += trajectories
 
     def take_rest(self, trajectories: int) -> None:
+        self.start_batch()
         for lane in self.lanes:
             share = min(trajectories, len(lane.places))
             self.remove(lane, share)
@@ -548,13 +565,25 @@ class Model:
         return Counter(self.served[number % len(self.served)] for number in range(self.dealt, self.dealt + trajectories))
 
     def remove(self, lane: Lane, share: int) -> None:
-        lane.training += lane.places[:share]
+        lane.training[-1] += lane.places[:share]
         del lane.places[:share]
         self.move_up(lane)
 
+    def start_batch(self) -> None:
+        for lane in self.lanes:
+            lane.training.append([])
+
+    @property
+    def in_training(self) -> int:
+        return len(self.lanes[0].training)
+
     def train(self) -> None:
         for lane in self.lanes:
-            lane.trained += sum(lane.training)
+            lane.trained += sum(lane.training.pop(0))
+
+    def drop_taken(self) -> None:
+        for lane in self.lanes:
+            self.dropped["run_over"] += sum(map(sum, lane.training))
             lane.training.clear()
 
     def in_line(self, columns: list[int]) -> bool:
@@ -573,7 +602,7 @@ class Model:
 
     @property
     def waiting(self) -> int:
-        return sum(sum(lane.places) + sum(map(sum, lane.line)) + sum(lane.training) for lane in self.lanes)
+        return sum(sum(lane.places) + sum(map(sum, lane.line)) + sum(map(sum, lane.training)) for lane in self.lanes)
 
 
 def check(queue: UnrollQueue, model: Model) -> None:
@@ -583,6 +612,16 @@ def check(queue: UnrollQueue, model: Model) -> None:
     assert list(account.trained_by_task) == [lane.trained for lane in model.lanes]
     assert account.queued_trajectories == sum(len(lane.places) for lane in model.lanes)
     assert Counter(account.dropped) == model.dropped
+
+
+def mark_half_and_drop_the_rest(queue: UnrollQueue, model: Model) -> None:
+    for _ in range(model.in_training // 2):
+        queue.mark_trained()
+        model.train()
+        check(queue, model)
+    queue.drop_taken()
+    model.drop_taken()
+    check(queue, model)
 
 
 @pytest.mark.parametrize("run_over", [True, False])
@@ -610,8 +649,9 @@ def test_every_step_is_accounted_for_after_any_operation(seed: int, tasks: int, 
                 if batch is not None:
                     model.take(trajectories)
             elif operation == "train":
-                queue.mark_trained()
-                model.train()
+                if model.in_training:
+                    queue.mark_trained()
+                    model.train()
             elif operation == "drop":
                 queue.count_dropped("stale", number)
                 model.dropped["stale"] += number
@@ -632,9 +672,7 @@ def test_every_step_is_accounted_for_after_any_operation(seed: int, tasks: int, 
         while queue.take_rest(4) is not None:
             model.take_rest(4)
             check(queue, model)
-        queue.mark_trained()
-        model.train()
-        check(queue, model)
+        mark_half_and_drop_the_rest(queue, model)
         assert queue.account().waiting == 0
 
     run(scenario)

@@ -155,13 +155,14 @@ class Network(nn.Module):
         return inputs, features, after
 
     def _policy(self, features: Tensor, action_mask: Tensor | None) -> Tensor:
-        policy: Tensor = self.policy_head(features)
+        # float32, whatever the torso was computed in: probabilities of a policy in bfloat16 would be off by a percent.
+        policy: Tensor = self.policy_head(features).float()
         if self._dimensions:
             policy = torch.cat([policy, self.log_std.expand_as(policy)], -1)
         return policy if action_mask is None else self.distribution.mask(policy, action_mask)
 
     def _values(self, features: Tensor, observations: Mapping[str, Tensor]) -> Tensor:
-        outputs: Tensor = self.value_head(features)
+        outputs: Tensor = self.value_head(features).float()
         if self.popart is None:
             # The explicit squeeze: a value of [T, B, 1] would broadcast against [T, B] without a word.
             return outputs.squeeze(-1)
