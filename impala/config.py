@@ -31,6 +31,9 @@ class NetworkConfig:
     lstm_forget_bias: float = 1.0
     """Added to the forget gates' bias at the start; 1 as in the paper's code. More where something is to be remembered for long: 3
     keeps for about 20 steps what 1 keeps for 4."""
+    action_std: float = 1.0
+    """Standard deviation of real-valued actions at the start, in the action's units; it is learnt. Actions are clipped at their
+    bounds: a deviation far beyond them tries the bounds alone."""
     last_action_reward: bool = False
     """Show the network the action and the clipped reward that led to each observation, as in the paper's Figure 3."""
     normalise_observations: bool = False
@@ -46,6 +49,9 @@ class NetworkConfig:
         for name in ("frame_stack", "lstm_size"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}: expected 0 or more, came {getattr(self, name)}")
+        # Within what `impala.distributions.Gaussian` clamps to, beyond which nothing is learnt of it.
+        if not 0.01 <= self.action_std <= 7.0:
+            raise ConfigError(f"action_std: expected 0.01 to 7, came {self.action_std}")
         if not math.isfinite(self.lstm_forget_bias):
             raise ConfigError(f"lstm_forget_bias: expected a finite number, came {self.lstm_forget_bias}")
 

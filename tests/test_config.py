@@ -55,6 +55,12 @@ def test_a_hidden_layer_without_units_is_refused(hidden_sizes: tuple[int, ...]) 
         NetworkConfig(hidden_sizes=hidden_sizes)
 
 
+@pytest.mark.parametrize("std", [0.0, 0.009, 8.0, float("nan")])
+def test_a_deviation_of_actions_that_could_not_be_learnt_is_refused(std: float) -> None:
+    with pytest.raises(ConfigError, match=r"^action_std: expected 0\.01 to 7, came "):
+        NetworkConfig(action_std=std)
+
+
 @pytest.mark.parametrize("bias", [math.inf, math.nan])
 def test_a_forget_bias_that_is_not_finite_is_refused(bias: float) -> None:
     with pytest.raises(ConfigError, match=r"^lstm_forget_bias: expected a finite number, came (inf|nan)$"):

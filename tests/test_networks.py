@@ -310,3 +310,9 @@ def _weights_after_update(network: Network, spec: EnvironmentSpec) -> list[str]:
     vs = torch.randn(T, B, generator=torch.Generator().manual_seed(2))
     network.update_statistics(random_observations(spec, T + 1, B), random_starts(T + 1, B), vs, torch.ones(T, B))
     return [name for name, tensor in network.state_dict().items() if not torch.equal(before[name], tensor)]
+
+
+def test_real_valued_actions_begin_with_the_deviation_asked_for() -> None:
+    network = Case(SPACES["continuous"], NetworkConfig(action_std=0.5)).build()
+    output = network(random_observations(SPACES["continuous"], T, B), random_starts(T, B), network.initial_state(B))
+    torch.testing.assert_close(output.policy[..., 2:].exp(), torch.full((T, B, 2), 0.5))

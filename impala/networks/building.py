@@ -44,6 +44,7 @@ def build_network(config: NetworkConfig, spec: EnvironmentSpec, *, allowed_modul
         separate_value=is_mlp and config.lstm_size == 0,
         lstm_size=config.lstm_size,
         forget_bias=config.lstm_forget_bias,
+        action_std=config.action_std,
         normalise_returns=config.normalise_returns,
     )
 

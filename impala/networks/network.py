@@ -1,5 +1,6 @@
 """The network: inputs, torso, LSTM and heads, over whole unrolls and over single steps."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -39,6 +40,7 @@ class Network(nn.Module):
         make_torso: makes a torso; called twice where the value has one of its own.
         separate_value: whether it has; without an LSTM only.
         lstm_size, forget_bias: H, 0 for no LSTM; and where its forget gates begin.
+        action_std: of real-valued actions at the start.
         normalise_returns: whether value targets are normalised, by task.
 
     Attributes:
@@ -57,6 +59,7 @@ class Network(nn.Module):
         separate_value: bool,
         lstm_size: int,
         forget_bias: float,
+        action_std: float,
         normalise_returns: bool,
     ) -> None:
         assert not (separate_value and lstm_size), "policy and value share an LSTM"
@@ -74,7 +77,7 @@ class Network(nn.Module):
         # Small, so that the first policy is nearly uniform.
         self.policy_head = orthogonal_linear(features, self._dimensions or self.distribution.num_outputs, gain=0.01)
         if self._dimensions:
-            self.log_std = nn.Parameter(torch.zeros(self._dimensions))
+            self.log_std = nn.Parameter(torch.full((self._dimensions,), math.log(action_std)))
         self.value_torso = make_torso() if separate_value else None
         self.value_head = orthogonal_linear(features, self._tasks if normalise_returns else 1, gain=1.0)
         self.popart = PopArt(self._tasks) if normalise_returns else None
