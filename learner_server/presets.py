@@ -63,9 +63,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     # for longer than that.
     "pendulum": {
         "env": ("Pendulum-v1",),
-        "total_steps": 5_000_000,
-        "stop_at_return": -200.0,
-        "settle_steps": 100_000,
+        "total_steps": 4_000_000,
+        "stop_at_return": -160.0,
+        "settle_steps": 200_000,
         "envs": 16,
         "max_in_flight": 1,
         "batch_size": 16,
@@ -73,8 +73,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "loss": LossConfig(discount=0.9, entropy_cost=0.0, lambda_=0.95),
         "optimiser": OptimiserConfig(optimiser="adam", learning_rate=1e-3),
     },
-    # HalfCheetah-v5 to 2,000, MuJoCo. With actions spread as widely as their bounds at the start (--action-std 1), and a discount of
-    # 0.99, it slid along at 1,600 for ten million steps.
+    # HalfCheetah-v5 to 2,000, MuJoCo. With actions as wide as their bounds at the start (--action-std 1), and a discount of 0.99, it
+    # slid along at 1,600 for ten million steps.
     "halfcheetah": {
         "env": ("HalfCheetah-v5",),
         "total_steps": 4_000_000,
