@@ -33,7 +33,7 @@ test: setup ## Run the tests
 	$(BIN)/python -m pytest
 
 .PHONY: check
-check: lint types check-protos check-mutants ## What CI runs besides the tests
+check: lint types check-protos check-mutants check-manifests ## What CI runs besides the tests
 
 .PHONY: lint
 lint: setup ## Style and common mistakes (ruff)
@@ -64,6 +64,10 @@ check-protos: setup ## Check that the committed generated code is that of protos
 .PHONY: check-mutants
 check-mutants: setup ## Check that every test is named by a mutant, and that no mutant has lost its line
 	$(BIN)/python -m tests.mutants --list
+
+.PHONY: check-manifests
+check-manifests: setup ## Check deploy/kubernetes against the schemas of Kubernetes
+	$(BIN)/python -m pytest -q tests/test_kubernetes.py
 
 .PHONY: mutants
 mutants: setup ## Break each guarded line and see its test fail (slow)
