@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,10 +53,17 @@ class Programs:
     def actor(self, address: str, *flags: str) -> subprocess.Popen[bytes]:
         return self.start("actor_client", "--learner", address, *flags)
 
-    def start(self, module: str, *arguments: str) -> subprocess.Popen[bytes]:
+    def start(self, module: str, *arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+        return self.launch([sys.executable, "-m", module, *arguments], environment=environment)
+
+    def launch(self, command: list[str], *, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
         with self.output(len(self.started)).open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(environment or {})},
             )
         self.started.append(process)
         return process
