@@ -95,6 +95,7 @@ results: setup ## Train what docs/results.md reports, three seeds each; goes on 
 	$(LEARN) --name minatar-freeway --preset minatar --at-least 35 --manner sampled -- --env MinAtar/Freeway-v1
 	$(LEARN) --name minatar-asterix --preset minatar --at-least 8 --manner sampled -- --env MinAtar/Asterix-v1
 	$(LEARN) --name minatar-seaquest --preset minatar --at-least 4 --manner sampled -- --env MinAtar/Seaquest-v1
+	$(LEARN) --name minatar-multitask --preset minatar-multitask --actors 4
 
 .PHONY: figures
 figures: setup ## Draw results/*.svg from results/*.json

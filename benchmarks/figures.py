@@ -25,7 +25,8 @@ def draw_curves(name: str, result: dict[str, Any], axes: Axes) -> None:
         steps, _, returns = zip(*run["curve"], strict=True)
         axes.plot(np.array(steps) / 1e6, returns, lw=1, label=f"seed {run['seed']}")
         mean = run["evaluation"][result["manner"]].get("mean")
-        axes.plot(run["env_steps"] / 1e6, mean, "o", ms=4, color=axes.lines[-1].get_color())
+        if mean is not None:  # of several tasks each has its own
+            axes.plot(run["env_steps"] / 1e6, mean, "o", ms=4, color=axes.lines[-1].get_color())
     if result["at_least"] is not None:
         axes.axhline(result["at_least"], color="grey", lw=0.8, ls="--")
     axes.set_title(name, fontsize=9)

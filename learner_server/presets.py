@@ -111,6 +111,16 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "loss": LossConfig(discount=0.97, entropy_cost=0.02),
         "optimiser": OptimiserConfig(optimiser="adam", learning_rate=3e-3),
     },
+    # One agent for four of MinAtar's games, ten million steps of each; a batch has eight trajectories of every game.
+    "minatar-multitask": {
+        "env": ("MinAtar/Asterix-v1", "MinAtar/Breakout-v1", "MinAtar/Freeway-v1", "MinAtar/SpaceInvaders-v1"),
+        "total_steps": 40_000_000,
+        "envs": 32,
+        "max_in_flight": 1,
+        "network": NetworkConfig(network="minatar", normalise_returns=True),
+        "loss": LossConfig(discount=0.97, entropy_cost=0.02),
+        "optimiser": OptimiserConfig(optimiser="adam", learning_rate=3e-3),
+    },
 }
 
 
