@@ -73,7 +73,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "loss": LossConfig(discount=0.9, entropy_cost=0.0, lambda_=0.95),
         "optimiser": OptimiserConfig(optimiser="adam", learning_rate=1e-3),
     },
-    # HalfCheetah-v5 to 2,000, MuJoCo. With actions as wide as their bounds at the start (--action-std 1), and a discount of 0.99,
+    # HalfCheetah-v5 to 2,000 with two of three seeds, MuJoCo. With actions as wide as their bounds at the start (--action-std 1), and a discount of 0.99,
     # it slid along at 1,600 for ten million steps.
     "halfcheetah": {
         "env": ("HalfCheetah-v5",),
