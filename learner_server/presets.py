@@ -73,8 +73,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "loss": LossConfig(discount=0.9, entropy_cost=0.0, lambda_=0.95),
         "optimiser": OptimiserConfig(optimiser="adam", learning_rate=1e-3),
     },
-    # HalfCheetah-v5 to 2,000 with two of three seeds, MuJoCo. With actions as wide as their bounds at the start (--action-std 1), and a discount of 0.99,
-    # it slid along at 1,600 for ten million steps.
+    # HalfCheetah-v5 (MuJoCo) to 2,000, with two of three seeds. With actions as wide as their bounds at the start, --action-std 1,
+    # and a discount of 0.99 it slid along at 1,600 for ten million steps.
     "halfcheetah": {
         "env": ("HalfCheetah-v5",),
         "total_steps": 4_000_000,

@@ -26,7 +26,7 @@ def make_report(value: float, **replaced: Any) -> StepReport:
     loss.update(vs=torch.zeros(3, 2), valid=torch.ones(3, 2, dtype=torch.bool))
     loss.update({name: torch.tensor(replaced.pop(name)) for name in list(replaced) if name in loss})
     lags = np.array([0, 4], dtype=np.int64)
-    report: dict[str, Any] = {"grad_norm": value, "learning_rate": 0.1, "policy_lags": lags, "skipped": False}
+    report: dict[str, Any] = {"grad_norm": value, "learning_rate": 0.1, "policy_lags": lags, "skipped": False, "parameters": {}}
     return StepReport(loss=ImpalaLoss(**loss), **{**report, **replaced})
 
 
