@@ -106,6 +106,8 @@ def _refuses_tls(connection: socket.socket, host: str, tls: TLS) -> str | None:
                 return None
     except ssl.SSLCertVerificationError as error:
         return _distrust(error, host, tls)
+    except ssl.SSLEOFError:  # it died in mid-handshake
+        return None
     except ssl.SSLError as error:
         return f"the learner does not speak TLS: start it with --tls-cert and --tls-key, or leave out --tls-ca ({error.reason})"
     except OSError:

@@ -49,7 +49,7 @@ class Authority:
 
     Args:
         certificate, key: the authority's own.
-        days: how long what it issues is valid; no longer than its own.
+        days: how long what it issues is valid.
     """
 
     def __init__(self, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey, *, days: int) -> None:

@@ -99,7 +99,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     },
     "atari-shallow": _table_g1("shallow"),
     "atari-deep": _table_g1("deep"),
-    # MinAtar's games in 10 million steps, a length not yet run; --env picks one. The entropy cost decides most: at 0.003, with a
+    # MinAtar's games in 10 million steps; --env picks one. The entropy cost decides most: at 0.003, with a
     # discount of 0.99, Breakout's policy was certain (0.02 nats), and stood still, after two million steps. One unroll at a time:
     # on two cores the learner is what limits, and unrolls that wait for it only grow old.
     "minatar": {
@@ -111,7 +111,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "loss": LossConfig(discount=0.97, entropy_cost=0.02),
         "optimiser": OptimiserConfig(optimiser="adam", learning_rate=3e-3),
     },
-    # One agent for four of MinAtar's games, ten million steps of each; a batch has eight trajectories of every game.
+    # One agent for four of MinAtar's games, ten million steps of each, a length not yet run. A batch has eight trajectories of every
+    # game.
     "minatar-multitask": {
         "env": ("MinAtar/Asterix-v1", "MinAtar/Breakout-v1", "MinAtar/Freeway-v1", "MinAtar/SpaceInvaders-v1"),
         "total_steps": 40_000_000,

@@ -2,6 +2,7 @@
 
 import datetime
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -179,6 +180,20 @@ def test_an_address_that_is_not_reached_is_waited_for(monkeypatch: pytest.Monkey
     assert obstacle is not None
     assert not obstacle.hopeless
     assert obstacle.reason == "no way to learner.example, port 50051 (timed out): is a firewall between?"
+
+
+def test_a_learner_that_dies_in_mid_handshake_is_waited_for(files: Files) -> None:
+    def die() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(1)
+            connection.shutdown(socket.SHUT_RDWR)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        dying = threading.Thread(target=die, name="dying")
+        dying.start()
+        assert find_obstacle(f"localhost:{listener.getsockname()[1]}", files.tls()) is None
+        dying.join()
 
 
 def test_a_learner_that_was_reached_before_is_waited_for_whatever_it_does(files: Files, caplog: pytest.LogCaptureFixture) -> None:
