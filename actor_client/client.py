@@ -55,10 +55,23 @@ _SUBMIT_SECONDS = 120.0
 
 _RETRY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
 _COMPLAIN_EVERY_SECONDS = 10.0
+# A learner that another one named may never come back; the one that this actor was started with knows the others that do.
+_ASTRAY_SECONDS = 30.0
 
 
 class Closed(Exception):
     """`close` was called while a call was under way; whoever called it knows."""
+
+
+class Astray(Exception):
+    """The learner that another one named does not answer."""
+
+
+@dataclass(frozen=True)
+class Redirect:
+    """`Join`'s answer of a learner that has less use for this actor than the one at `address`, HOST:PORT."""
+
+    address: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +95,7 @@ class LearnerClient:
         token: sent with every call; whoever gives one in clear has made sure that it stays on this machine.
         tls: whom to trust; None connects in clear.
         reached: called with whether the learner answers, when that changes, from any of the client's threads and `join`'s.
+        sent_here: by another learner, to which this actor goes back when this one does not answer.
 
     Raises:
         ConfigError: a file that `tls` names cannot be read or used.
@@ -97,8 +111,9 @@ class LearnerClient:
         token: str | None = None,
         tls: TLS | None = None,
         reached: Callable[[bool], None] = lambda _: None,
+        sent_here: bool = False,
     ) -> None:
-        self._address = address
+        self.address = address
         self._tls = tls
         self._tell_reached = reached
         self._reached = False
@@ -107,6 +122,8 @@ class LearnerClient:
         self._incarnation = incarnation
         self._host = host
         self._environments = 0
+        self._sent_here = sent_here
+        self._redirect: Redirect | None = None
         self._metadata = (("authorization", f"Bearer {token}"),) if token is not None else ()
         self._channel = _channel(address, tls)
         self._stub = pb_grpc.LearnerStub(self._channel)
@@ -125,22 +142,31 @@ class LearnerClient:
         self._waits_for_newest = False
         self._threads: list[threading.Thread] = []
 
-    def join(self, environments: int) -> Assignment:
-        """Returns what to run, waiting for a learner that is not up yet.
+    def join(self, environments: int) -> Assignment | Redirect:
+        """Returns what to run, or where to go for it, waiting for a learner that is not up yet.
 
         Raises:
             Refused: the learner will never have this actor.
             Closed: `close` was called meanwhile.
+            Astray: this actor was sent here, and nobody answers.
         """
         self._environments = environments
+        return self._join(stay=self._sent_here)
+
+    def _join(self, *, stay: bool) -> Assignment | Redirect:
         request = pb.JoinRequest(
             protocol_version=PROTOCOL_VERSION,
             actor_id=self._actor_id,
             incarnation=self._incarnation,
             host=self._host,
-            environments=environments,
+            environments=self._environments,
+            called=self.address,
+            stay=stay,
         )
         response = self._call("Join", partial(self._stub.Join.future, request, timeout=_JOIN_SECONDS, metadata=self._metadata))
+        if response.redirect and not stay:
+            self._redirect = Redirect(response.redirect)
+            return self._redirect
         return decode_assignment(response)
 
     def start(self, assignment: Assignment) -> None:
@@ -165,8 +191,13 @@ class LearnerClient:
         """A learner that restarted has something else to run: close, and join anew."""
         return self._reassigned.is_set()
 
+    @property
+    def redirect(self) -> Redirect | None:
+        """Where the learner has sent this actor: `finish`, and join there."""
+        return self._redirect
+
     def next_parameters(self) -> Parameters | None:
-        """Returns the weights to collect the next unroll with, which is then for `submit`; None once the run is over or reassigned.
+        """Returns the weights to collect the next unroll with, which is then for `submit`; None where there is to be no next one.
 
         Waits while as many unrolls as the learner allows are under way: one that is collected early only grows old. With one at a
         time it also waits for the version that the last answer named; with more, only for a first version: latency is hidden.
@@ -176,9 +207,9 @@ class LearnerClient:
         """
         self._window.acquire()
         with self._changed:
-            self._changed.wait_for(lambda: self._has_parameters() or self._must_stop())
+            self._changed.wait_for(lambda: self._has_parameters() or self._leaves())
             self._raise_failure()
-            return None if self._must_stop() else self._parameters
+            return None if self._leaves() else self._parameters
 
     def submit(self, unroll: Unroll[np.ndarray], episodes: list[Episode], first_step_at: float) -> bool:
         """Sends an unroll without waiting for the answer. The unroll is copied before it returns.
@@ -208,6 +239,21 @@ class LearnerClient:
         self._requests.put((request, first_step_at))
         return True
 
+    def finish(self) -> None:
+        """Waits until the unrolls under way were answered, and closes.
+
+        Raises:
+            Refused: the learner refuses one of them.
+            Astray: see `join`.
+        """
+        for _ in self._threads:
+            self._requests.put(None)
+        for thread in self._threads:
+            if thread.name != "fetch":
+                thread.join()
+        self.close()
+        self._raise_failure()
+
     def close(self) -> None:
         """Cancels what is under way and ends the threads. Safe to call twice, and from a signal handler's thread."""
         self._closed.set()
@@ -234,7 +280,7 @@ class LearnerClient:
         """Lets everyone who waits see that something changed."""
         with self._changed:
             self._changed.notify_all()
-        if self._must_stop() or self._failure is not None:
+        if self._leaves():
             self._window.release()
 
     def _fetch_forever(self) -> None:
@@ -276,9 +322,17 @@ class LearnerClient:
             self._run_over.set()
         elif response.reason == pb.REASON_STALE:
             log.warning("unroll %d was too old to train on", request.sequence)
+        if response.join_again and not self._must_stop():
+            self._ask_where_to_be()
         with self._changed:
             self._newest_version = max(self._newest_version, response.parameter_version)
         self._wake()
+
+    def _ask_where_to_be(self) -> None:
+        with self._joining:
+            answer = self._join(stay=False)
+        if isinstance(answer, Redirect):
+            log.info("sent on to %s", answer.address)
 
     # --- calls
 
@@ -306,6 +360,8 @@ class LearnerClient:
                     self._refuse(name, error)
                 else:
                     self._note_reached(reached=False)
+                    if self._sent_here and time.monotonic() - silent_since > _ASTRAY_SECONDS:
+                        raise Astray(f"no answer from {self.address}: {status.name}: {error.details()}") from error
                     if time.monotonic() >= complain_at:
                         self._complain(name, error, time.monotonic() - silent_since)
                         complain_at = time.monotonic() + _COMPLAIN_EVERY_SECONDS
@@ -331,15 +387,15 @@ class LearnerClient:
 
     def _complain(self, name: str, error: grpc.RpcError, waited: float) -> None:
         """Says why there is no answer; raises Refused where waiting for one is in vain."""
-        obstacle = find_obstacle(self._address, self._tls)
+        obstacle = find_obstacle(self.address, self._tls)
         # A learner that was reached before will be again, once whoever changed something there has seen it.
         if obstacle is not None and obstacle.hopeless and self._assignment is None:
-            raise Refused(f"{name}: {self._address}: {obstacle.reason}") from error
+            raise Refused(f"{name}: {self.address}: {obstacle.reason}") from error
         reason = f"{error.code().name}: {error.details()}" if obstacle is None else obstacle.reason
-        log.warning("no answer from %s for %.0f s: %s", self._address, waited, reason)
+        log.warning("no answer from %s for %.0f s: %s", self.address, waited, reason)
 
     def _refuse(self, name: str, error: grpc.RpcError) -> NoReturn:
-        raise Refused(f"{name} refused by {self._address}: {error.code().name}: {error.details()}") from error
+        raise Refused(f"{name} refused by {self.address}: {error.code().name}: {error.details()}") from error
 
     def _rejoin(self) -> bool:
         """Joins again, one thread at a time; returns whether the assignment is still the same."""
@@ -347,7 +403,9 @@ class LearnerClient:
         with self._joining:
             if self._must_stop():
                 return False
-            anew, before = self.join(self._environments), self._assignment
+            # To stay: what is under way is this learner's.
+            anew, before = self._join(stay=True), self._assignment
+            assert isinstance(anew, Assignment)
             # Another run's versions are not this run's, even where their unrolls look the same.
             if (anew.run_id, anew.spec_digest, anew.task) == (before.run_id, before.spec_digest, before.task):
                 return True
@@ -362,6 +420,9 @@ class LearnerClient:
 
     def _must_stop(self) -> bool:
         return self._closed.is_set() or self._run_over.is_set() or self._reassigned.is_set() or self._failure is not None
+
+    def _leaves(self) -> bool:
+        return self._must_stop() or self._redirect is not None
 
     def _raise_failure(self) -> None:
         if self._failure is not None:

@@ -1,6 +1,6 @@
 """The actor's configuration: one frozen dataclass that is also its `--help`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -56,6 +56,14 @@ class ActorConfig:
             raise ConfigError(f"envs: expected 0 or more, came {self.envs}")
         if self.threads < 1:
             raise ConfigError(f"threads: expected at least 1, came {self.threads}")
+
+    def at(self, learner: str) -> "ActorConfig":
+        """Returns the same for another learner, HOST:PORT.
+
+        Raises:
+            ConfigError: the address is none, or the token would be sent to it in clear.
+        """
+        return replace(self, learner=learner)
 
     def tls(self) -> TLS | None:
         """Returns whom to trust and what to show; None for a connection in clear."""

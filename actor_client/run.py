@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from actor_client.actor import Actor
-from actor_client.client import Closed, LearnerClient
+from actor_client.client import Astray, Closed, LearnerClient, Redirect
 from actor_client.config import ActorConfig
 from actor_client.health import health_port
 from impala.environments import Hosting, VectorEnvironment
@@ -40,7 +40,7 @@ class ActorProcess:
         """Returns when the run is over or `stop` was called. A learner that came back with something else to run is joined anew.
 
         Raises:
-            ConfigError: the environment cannot be made on this machine.
+            ConfigError: the environment cannot be made on this machine, or the token would go to another learner in clear.
             Refused: the learner refuses this actor.
         """
         torch.set_num_threads(self._config.threads)
@@ -49,15 +49,17 @@ class ActorProcess:
             self._take_part_until_over(token, report)
 
     def _take_part_until_over(self, token: str | None, report: Callable[[bool], None]) -> None:
+        config = self._config
         while not self._stopped.is_set():
             client = LearnerClient(
-                self._config.learner,
+                config.learner,
                 actor_id=self._actor_id,
                 incarnation=self._incarnation,
                 host=self._host,
                 token=token,
-                tls=self._config.tls(),
+                tls=config.tls(),
                 reached=report,
+                sent_here=config != self._config,
             )
             self._client = client
             try:
@@ -66,8 +68,13 @@ class ActorProcess:
                     return
                 if self._take_part(client):
                     return
+                # Without a redirect it starts over with the learner that it was given, which knows the others.
+                config = self._config if client.redirect is None else self._config.at(client.redirect.address)
             except Closed:
                 return
+            except Astray as error:
+                log.warning("%s; back to %s", error, self._config.learner)
+                config = self._config
             finally:
                 client.close()
             # Sequences start over with a new client.
@@ -76,11 +83,13 @@ class ActorProcess:
     def _take_part(self, client: LearnerClient) -> bool:
         """Acts for one assignment; returns whether that was the last."""
         assignment = client.join(self._config.envs)
+        if isinstance(assignment, Redirect):
+            return False
         actor, environment = _build(assignment, self._config.hosting())
         log.info(
             "joined run %s at %s: %s x %d, unrolls of %d",
             assignment.run_id,
-            self._config.learner,
+            client.address,
             assignment.environment.environment_id,
             assignment.environments,
             assignment.unroll_spec.unroll_length,
@@ -88,11 +97,13 @@ class ActorProcess:
         try:
             client.start(assignment)
             _act(client, actor)
+            if client.redirect is not None:
+                client.finish()
         finally:
             environment.close()
         if client.run_over:
             log.info("the run is over")
-        return not client.reassigned
+        return not client.reassigned and client.redirect is None
 
 
 def _act(client: LearnerClient, actor: Actor) -> None:

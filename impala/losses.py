@@ -1,13 +1,14 @@
 """IMPALA's loss: policy gradient, value baseline and entropy, summed over time and batch as in the paper."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from impala.config import LossConfig
-from impala.networks import Network
+from impala.networks import Network, NetworkOutput
 from impala.unroll import Unroll
 from impala.vtrace import VTraceReturns, importance_ratios, vtrace
 
@@ -75,7 +76,14 @@ class ImpalaLoss:
     valid: Tensor
 
 
-def impala_loss(network: Network, unroll: Unroll[Tensor], config: LossConfig, *, parameter_version: int) -> ImpalaLoss:
+def impala_loss(
+    network: Network,
+    unroll: Unroll[Tensor],
+    config: LossConfig,
+    *,
+    parameter_version: int,
+    forward: Callable[..., NetworkOutput] | None = None,
+) -> ImpalaLoss:
     """Returns the loss of `network` on a batch of trajectories.
 
     Where the network has a value scale, the baseline loss is of (v_t - V(x_t)) / scale and the advantages are divided by it, so
@@ -86,8 +94,9 @@ def impala_loss(network: Network, unroll: Unroll[Tensor], config: LossConfig, *,
         unroll: [T, B] trajectories, on the network's device.
         config: correction, discount, clips and weights.
         parameter_version: the version of `network`'s weights, to tell the columns of lag 0.
+        forward: what to call in `network`'s place, where something is wrapped around it.
     """
-    output = network(unroll.observations, unroll.is_first, unroll.initial_state)
+    output = (forward or network)(unroll.observations, unroll.is_first, unroll.initial_state)
     policy, values = output.policy[:-1], output.values[:-1]
     log_probs = network.distribution.log_prob(policy, unroll.actions)
     valid = (~unroll.reset_rows).to(values.dtype)

@@ -15,6 +15,8 @@ from typing import Generic, TypeVar
 import numpy as np
 import torch
 
+from impala.specs import UnrollSpec
+
 ArrayT = TypeVar("ArrayT", np.ndarray, torch.Tensor)
 OtherT = TypeVar("OtherT", np.ndarray, torch.Tensor)
 
@@ -100,6 +102,26 @@ class Unroll(Generic[ArrayT]):
     def map(self, function: Callable[[ArrayT], OtherT]) -> "Unroll[OtherT]":
         """Returns an unroll with `function` applied to every array."""
         return self.by_column(lambda array, _: function(array))
+
+
+def idle_unroll(spec: UnrollSpec) -> Unroll[np.ndarray]:
+    """Returns an unroll in which nobody acts, [T, 1], of reset rows alone: every gradient of its loss is 0.
+
+    A learner of several that has no batch takes the others' step on it.
+    """
+    steps, actions = spec.unroll_length, spec.environment.actions
+    return Unroll(
+        observations={
+            name: np.zeros((steps + 1, 1, *entry.shape), entry.dtype) for name, entry in spec.environment.observations.items()
+        },
+        is_first=np.ones((steps + 1, 1), np.bool_),
+        actions=np.zeros((steps, 1, *actions.shape), actions.dtype),
+        rewards=np.zeros((steps, 1), np.float32),
+        terminated=np.zeros((steps, 1), np.bool_),
+        behaviour_log_probs=np.zeros((steps, 1), np.float32),
+        initial_state={name: np.zeros((1, *entry.shape), entry.dtype) for name, entry in spec.state.items()},
+        parameter_version=np.zeros(1, np.int64),
+    )
 
 
 def concatenate(unrolls: Sequence[Unroll[np.ndarray]]) -> Unroll[np.ndarray]:

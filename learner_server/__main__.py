@@ -1,6 +1,7 @@
 """impala-learner: the command line of the learner."""
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -50,6 +51,7 @@ def main() -> None:
     from rich.console import Console
     from rich.logging import RichHandler
 
+    from learner_server.group import Place
     from learner_server.run import run_learner
 
     console = Console()
@@ -60,7 +62,8 @@ def main() -> None:
     )
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     try:
-        sys.exit(run_learner(parse(sys.argv[1:]), console, _stop_on_signals()))
+        place = Place.of_environment(os.environ)
+        sys.exit(run_learner(parse(sys.argv[1:]), console, _stop_on_signals(in_group=place.size > 1), place=place))
     except ConfigError as error:
         print(f"impala-learner: {error}", file=sys.stderr)  # noqa: T201 - the one line that a wrong command line gets
         sys.exit(EXIT_CONFIG)
@@ -79,13 +82,18 @@ def _check_installed() -> None:
         sys.exit(EXIT_CONFIG)
 
 
-def _stop_on_signals() -> threading.Event:
-    """Returns an event that SIGTERM and Ctrl-C set. A second signal has its usual effect, for whoever cannot wait."""
+def _stop_on_signals(*, in_group: bool) -> threading.Event:
+    """Returns an event that SIGTERM and Ctrl-C set. A second signal has its usual effect, for whoever cannot wait.
+
+    But in a group, where every process hears of a Ctrl-C twice: from the terminal, and from torchrun, which kills those that take
+    too long.
+    """
     stop = threading.Event()
 
     def handle(number: int, _: FrameType | None) -> None:
         stop.set()
-        signal.signal(number, signal.SIG_DFL)
+        if not in_group:
+            signal.signal(number, signal.SIG_DFL)
 
     signal.signal(signal.SIGTERM, handle)
     signal.signal(signal.SIGINT, handle)

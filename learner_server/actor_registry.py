@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -65,6 +65,7 @@ class Actor:
     last_seen: float = 0.0
     waiting: int = 0
     farewelled: bool = False
+    departed: bool = False
     ledger: SequenceLedger = field(default_factory=SequenceLedger)
 
 
@@ -73,10 +74,12 @@ class ActorRegistry:
 
     Args:
         tasks: over which actors are spread, each new one to a task that has the fewest.
+        rank, ranks: of this learner among those that train as one, so that no two actors of a run have the same index.
     """
 
-    def __init__(self, tasks: int = 1) -> None:
+    def __init__(self, tasks: int = 1, *, rank: int = 0, ranks: int = 1) -> None:
         self._tasks = tasks
+        self._rank, self._ranks = rank, ranks
         self._lock = threading.Lock()
         self._actors: dict[str, Actor] = {}
         self._next_index = 0
@@ -88,11 +91,12 @@ class ActorRegistry:
             InvalidMessage: an actor_id that is empty, over 128 characters or not printable.
             Mismatch: an incarnation older than the one that joined last under this id.
         """
-        _check_actor_id(actor_id)
+        check_actor_id(actor_id)
         with self._lock:
             actor = self._actors.get(actor_id)
             if actor is None:
-                actor = Actor(actor_id, self._next_index, incarnation, task=self._neediest_task())
+                index = self._next_index * self._ranks + self._rank
+                actor = Actor(actor_id, index, incarnation, task=self._neediest_task())
                 self._actors[actor_id] = actor
                 self._next_index += 1
             elif incarnation < actor.incarnation:
@@ -102,8 +106,20 @@ class ActorRegistry:
                 actor.ledger = SequenceLedger()
             actor.host, actor.environments = host[:128], environments
             actor.joins += 1
+            actor.departed = False
             actor.last_seen = time.monotonic()
             return actor
+
+    def send_away(self, actor_id: str) -> None:
+        """Notes that an actor, if it is here, was told to go to another learner. What it has under way is still answered."""
+        with self._lock:
+            if actor_id in self._actors:
+                self._actors[actor_id].departed = True
+
+    def taking_part(self, *, but: str = "") -> int:
+        """Returns how many actors take part here, one that is named not counted."""
+        with self._lock:
+            return sum(actor.actor_id != but for actor in self._seen_within(ACTOR_SILENCE_SECONDS))
 
     def _neediest_task(self) -> int:
         taking_part = [actor.task for actor in self._seen_within(ACTOR_SILENCE_SECONDS)]
@@ -133,7 +149,7 @@ class ActorRegistry:
             self._seen(actor_id)
 
     def _seen(self, actor_id: str) -> Actor:
-        _check_actor_id(actor_id)
+        check_actor_id(actor_id)
         actor = self._actors.get(actor_id)
         if actor is None or not actor.joins:
             raise Mismatch("actor_id", "an actor that has joined this learner", repr(actor_id[:140]))
@@ -175,7 +191,8 @@ class ActorRegistry:
 
     def _seen_within(self, seconds: float) -> list[Actor]:
         since = time.monotonic() - seconds
-        return [actor for actor in self._actors.values() if actor.joins and (actor.last_seen >= since or actor.waiting)]
+        present = [actor for actor in self._actors.values() if actor.joins and not actor.departed]
+        return [actor for actor in present if actor.last_seen >= since or actor.waiting]
 
     def snapshot(self) -> list[Actor]:
         """Returns copies of all actors, in the order in which they first joined, their ledgers shared."""
@@ -224,7 +241,23 @@ class ActorRegistry:
                 )
 
 
-def _check_actor_id(actor_id: str) -> None:
+def merge_registries(registries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns one registry of several learners', each in the form of `to_json`: of an actor that several know, its latest life."""
+    actors: dict[str, Any] = {}
+    for registry in registries:
+        for actor_id, actor in registry["actors"].items():
+            known = actors.get(actor_id)
+            if known is None or _progress(actor) > _progress(known):
+                actors[actor_id] = actor
+    return {"next_index": max(registry["next_index"] for registry in registries), "actors": actors}
+
+
+def _progress(actor: Mapping[str, Any]) -> tuple[int, int]:
+    return actor["incarnation"], actor["floor"] + len(actor["above"])
+
+
+def check_actor_id(actor_id: str) -> None:
+    """Raises InvalidMessage for an actor_id that is empty, over 128 characters or not printable."""
     if not 1 <= len(actor_id) <= 128 or not actor_id.isprintable():
         raise InvalidMessage("actor_id", "1 to 128 printable characters", repr(actor_id[:140]))
 

@@ -49,7 +49,10 @@ class LearnerConfig:
     envs: int = 32
     """Environments that an actor steps side by side, unless it chooses otherwise."""
     listen: str = "127.0.0.1:0"
-    """HOST:PORT to serve on; port 0 takes a free one."""
+    """HOST:PORT to serve on; port 0 takes a free one. Of several learners (torchrun) on a machine each takes the next port."""
+    advertise: str = ""
+    """With several learners (torchrun) on several machines: the host name by which actors reach those of this one. Default: as they
+    reached the learner that sends them here."""
     token_file: Path | None = None
     """File with the token that actors must show."""
     tls_cert: Path | None = None

@@ -3,7 +3,8 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from impala.unroll import Episode
 
@@ -17,15 +18,23 @@ class EpisodeLog:
 
     Args:
         counts, recent_returns, seconds: where an earlier process of the run ended, the first two task by task.
+        tells: keep what comes until `take` fetches it.
     """
 
     def __init__(
-        self, *, counts: Sequence[int] = (0,), recent_returns: Sequence[Sequence[float]] = (), seconds: float = 0.0
+        self,
+        *,
+        counts: Sequence[int] = (0,),
+        recent_returns: Sequence[Sequence[float]] = (),
+        seconds: float = 0.0,
+        tells: bool = False,
     ) -> None:
         self._lock = threading.Lock()
         self._counts = list(counts)
         before = recent_returns or [()] * len(counts)
         self._recent: list[deque[float]] = [deque(returns, maxlen=WINDOW) for returns in before]
+        self._tells = tells
+        self._news: list[list[float]] = [[] for _ in self._counts]
         self._seconds_before = seconds
         # Not before this process: an unroll that waited for a learner to come back is older than that.
         self._created = time.monotonic()
@@ -36,8 +45,32 @@ class EpisodeLog:
         with self._lock:
             if self._started is None:
                 self._started = max(self._created, time.monotonic() - age_seconds)
-            self._counts[task] += len(episodes)
-            self._recent[task].extend(episode.episode_return for episode in episodes)
+            returns = [episode.episode_return for episode in episodes]
+            self._count(task, returns)
+            if self._tells:
+                self._news[task].extend(returns)
+
+    def take(self) -> dict[str, Any]:
+        """Returns, as JSON values, for the log of another learner: the returns since the last call, task by task, and the clock."""
+        with self._lock:
+            news: dict[str, Any] = {"returns": self._news, "started_seconds_ago": None}
+            self._news = [[] for _ in self._counts]
+            if self._started is not None:
+                news["started_seconds_ago"] = time.monotonic() - self._started
+            return news
+
+    def add_news(self, news: Mapping[str, Any]) -> None:
+        """Counts what `take` of another learner's log returned."""
+        with self._lock:
+            for task, returns in enumerate(news["returns"]):
+                self._count(task, returns)
+            if news["started_seconds_ago"] is not None:
+                started = max(self._created, time.monotonic() - news["started_seconds_ago"])
+                self._started = started if self._started is None else min(self._started, started)
+
+    def _count(self, task: int, returns: Sequence[float]) -> None:
+        self._counts[task] += len(returns)
+        self._recent[task].extend(returns)
 
     @property
     def counts(self) -> list[int]:

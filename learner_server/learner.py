@@ -11,9 +11,10 @@ from torch import Tensor
 from impala.config import LossConfig, OptimiserConfig
 from impala.errors import CheckpointError
 from impala.losses import ImpalaLoss, impala_loss
-from impala.networks import Network
+from impala.networks import Gather, Network
 from impala.optimisers import annealed_learning_rate, build_optimiser
 from impala.unroll import Unroll
+from learner_server.group import Group
 from learner_server.transfer import DeviceBatch, HostTransfer, Transfer
 
 # Names beside those of the weights, none of which holds a blank.
@@ -68,6 +69,7 @@ class Learner:
         transfer: moves batches and weights; None for the CPU.
         precision: of matrix products and convolutions; losses, weights and what actors compute stay float32.
         compiles: whether the network is compiled, which takes a minute at the first step.
+        group: the learners that take every step together, each on a batch of its own, and come to the same weights.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Learner:
         transfer: Transfer | None = None,
         precision: Literal["float32", "bfloat16"] = "float32",
         compiles: bool = False,
+        group: Group | None = None,
     ) -> None:
         self.network = network
         self.version = version
@@ -96,24 +99,27 @@ class Learner:
         self._pending: _Pending | None = None
         if compiles:
             network.compile(dynamic=False)
+        self._group = group or Group()
+        self._forward = self._group.wrap(network)
 
     @property
     def device(self) -> torch.device:
         """Where weights are."""
         return self.transfer.device
 
-    def step(self, batch: Unroll[np.ndarray], env_steps: int, *, rate_scale: float = 1.0) -> StepReport:
+    def step(self, batch: Unroll[np.ndarray], env_steps: int, *, rate_scale: float = 1.0, idle: bool = False) -> StepReport:
         """Takes one gradient step on a batch: `begin_step` and `finish_step`."""
-        self.begin_step(self.transfer.upload(batch), env_steps, rate_scale=rate_scale)
+        self.begin_step(self.transfer.upload(batch), env_steps, rate_scale=rate_scale, idle=idle)
         return self.finish_step()
 
-    def begin_step(self, batch: DeviceBatch, env_steps: int, *, rate_scale: float = 1.0) -> None:
+    def begin_step(self, batch: DeviceBatch, env_steps: int, *, rate_scale: float = 1.0, idle: bool = False) -> None:
         """Has the device take one gradient step on a batch, if loss and gradient are finite.
 
         Args:
             batch: [T, B] trajectories, fresh ones and replayed ones alike.
-            env_steps: agent steps trained on before this batch, for the schedule.
+            env_steps: agent steps trained on before this batch, by all learners, for the schedule.
             rate_scale: multiplies the schedule's learning rate.
+            idle: the batch is an `idle_unroll`: only the other learners have something to learn from.
         """
         assert self._pending is None, "finish the step before"
         learning_rate = rate_scale * annealed_learning_rate(self._optimiser_config, env_steps, self._total_steps)
@@ -122,14 +128,16 @@ class Learner:
 
         self.transfer.await_uploads()
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._precision == "bfloat16"):
-            loss = impala_loss(self.network, batch.unroll, self._loss_config, parameter_version=self.version)
+            loss = impala_loss(self.network, batch.unroll, self._loss_config, parameter_version=self.version, forward=self._forward)
         self._optimiser.zero_grad(set_to_none=True)
-        loss.total.backward()  # type: ignore[no-untyped-call]
+        with self._group.meeting():
+            loss.total.backward()  # type: ignore[no-untyped-call]
         grad_norm = torch.nn.utils.clip_grad_norm_(self._weights, self._optimiser_config.max_grad_norm)
         # A non-finite loss with finite gradients does not exist, but for a loss that overflows in its sum: check both.
-        finite = grad_norm.isfinite() & loss.total.detach().isfinite()
         first = not self._optimiser.state
-        self._update(batch.unroll, loss, finite)
+        with self._group.meeting():
+            finite = self._group.all_true(grad_norm.isfinite() & loss.total.detach().isfinite())
+            self._update(batch.unroll, loss, finite, self._group.gather(idle=idle))
         figures = {_GRAD_NORM: grad_norm.detach(), _FINITE: finite}
         self._pending = _Pending(
             loss=loss,
@@ -161,23 +169,23 @@ class Learner:
             parameters=parameters,
         )
 
-    def _update(self, unroll: Unroll[Tensor], loss: ImpalaLoss, finite: Tensor) -> None:
+    def _update(self, unroll: Unroll[Tensor], loss: ImpalaLoss, finite: Tensor, gather: Gather | None) -> None:
         if not self.transfer.overlaps:
             # On the host the answer is there already.
             if finite:
-                self._apply(unroll, loss)
+                self._apply(unroll, loss, gather)
             return
         before = self._state()
         kept = [tensor.clone() for tensor in before]
-        self._apply(unroll, loss)
+        self._apply(unroll, loss, gather)
         # The host does not know the answer yet, so the device takes back what it must.
         for tensor, old in zip(before, kept, strict=True):
             tensor.copy_(torch.where(finite, tensor, old))
 
-    def _apply(self, unroll: Unroll[Tensor], loss: ImpalaLoss) -> None:
+    def _apply(self, unroll: Unroll[Tensor], loss: ImpalaLoss, gather: Gather | None) -> None:
         self._optimiser.step()
         # Statistics are part of the new version, and of none where the step is skipped.
-        self.network.update_statistics(unroll.observations, unroll.is_first, loss.vs, loss.valid)
+        self.network.update_statistics(unroll.observations, unroll.is_first, loss.vs, loss.valid, gather)
 
     def _state(self) -> list[Tensor]:
         """Returns every tensor that a step changes."""

@@ -4,6 +4,7 @@ import json
 import math
 import time
 from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from learner_server.learner import StepReport
 
 # All but what is there for each row of the batch.
 _LOSS_FIELDS = tuple(field.name for field in fields(ImpalaLoss) if field.name not in {"vs", "valid"})
+_MEANS = (*_LOSS_FIELDS, "grad_norm", "policy_lag_mean")
 
 # steps_per_second is over this window, so that one slow interval does not read as a slow run.
 _RATE_WINDOW_SECONDS = 3.0
@@ -45,8 +47,7 @@ class IntervalStatistics:
 
     def take(self) -> dict[str, Any]:
         """Returns the interval's figures by name, None where there was no step, and starts the next interval."""
-        names = (*_LOSS_FIELDS, "grad_norm", "policy_lag_mean", "policy_lag_max")
-        figures: dict[str, Any] = dict.fromkeys(names)
+        figures: dict[str, Any] = dict.fromkeys((*_MEANS, "policy_lag_max"))
         if self._losses:
             means = torch.stack(self._losses).nanmean(dim=0).tolist()
             figures.update(zip(_LOSS_FIELDS, means, strict=True))
@@ -59,6 +60,24 @@ class IntervalStatistics:
         figures["learner_wait_fraction"] = min(1.0, self._wait_seconds / elapsed) if elapsed else None
         self.__init__()  # type: ignore[misc]
         return figures
+
+
+def merge_intervals(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns the figures of one interval of several learners, each what `IntervalStatistics.take` returned there.
+
+    Means are over the learners that took steps; the share of time that was waited is the mean over all.
+    """
+    figures = dict(parts[0])
+    for name in (*_MEANS, "learner_wait_fraction"):
+        figures[name] = _mean([part[name] for part in parts])
+    figures["learning_rate"] = next((part["learning_rate"] for part in parts if part["learning_rate"] is not None), None)
+    figures["policy_lag_max"] = max((part["policy_lag_max"] for part in parts if part["policy_lag_max"] is not None), default=None)
+    return figures
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None and not math.isnan(value)]
+    return sum(known) / len(known) if known else None
 
 
 class Rate:

@@ -5,11 +5,15 @@ metrics.jsonl, for a process that was killed went on after its last checkpoint, 
 do versions: actors still hold weights that the killed process published.
 """
 
+import json
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+import safetensors.torch
+
+from learner_server.group import Group
 from run_directory.checkpoint import Checkpoint, load_newest_checkpoint
 from run_directory.journal import read_last_metrics
 from run_directory.layout import RunDirectory
@@ -102,3 +106,49 @@ def _with_waiting_dropped(newest: Mapping[str, Any]) -> dict[str, int]:
     if waiting:
         dropped["restart"] = dropped.get("restart", 0) + waiting
     return dropped
+
+
+def share_starting_point(group: Group, tasks: int, start: StartingPoint | None = None) -> StartingPoint:
+    """Returns where each learner of a group begins.
+
+    That is where the run stands, for rank 0; the others have the same weights, version and schedule, and accounts of their own.
+
+    Args:
+        start: where the run stands; rank 0 gives it, and no other.
+    """
+    said = json.dumps(_without_tensors(start)).encode() if start is not None else b""
+    counters = json.loads(group.share(said))
+    tensors = group.share(_tensors(start.checkpoint) if start is not None and start.checkpoint is not None else b"")
+    if start is not None:
+        return start
+    return replace(
+        StartingPoint(**{**counters, "checkpoint": _checkpoint(counters["checkpoint"], tensors)}),
+        steps_received=0,
+        steps_dropped={},
+        trained_by_task=[0] * tasks,
+        episodes=[0] * tasks,
+        recent_returns=[()] * tasks,
+        seconds=0.0,
+    )
+
+
+def _without_tensors(start: StartingPoint) -> dict[str, Any]:
+    values = {each.name: getattr(start, each.name) for each in fields(start)}
+    checkpoint = start.checkpoint
+    values["checkpoint"] = None if checkpoint is None else {"version": checkpoint.version, "state": checkpoint.state}
+    return values
+
+
+def _tensors(checkpoint: Checkpoint) -> bytes:
+    parts = {"parameters": checkpoint.parameters, "optimiser": checkpoint.optimiser, "random": checkpoint.random}
+    return safetensors.torch.save({f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()})
+
+
+def _checkpoint(values: Mapping[str, Any] | None, data: bytes) -> Checkpoint | None:
+    if values is None:
+        return None
+    parts: dict[str, dict[str, Any]] = {"parameters": {}, "optimiser": {}, "random": {}}
+    for key, tensor in safetensors.torch.load(data).items():
+        part, _, name = key.partition("/")
+        parts[part][name] = tensor
+    return Checkpoint(version=values["version"], state=values["state"], **parts)

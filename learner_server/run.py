@@ -4,6 +4,7 @@ import logging
 import re
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,26 +15,30 @@ from rich.console import Console
 
 from impala.addresses import split_address
 from impala.environments import agent_spec
-from impala.errors import ConfigError
+from impala.errors import ConfigError, ImpalaError
 from impala.networks import Network, build_network
 from impala.replay import TrajectoryReplay
 from impala.specs import EntrySpec, EnvironmentSpec, UnrollSpec
 from impala.tokens import read_token
+from impala.unroll import idle_unroll
 from impala.wire import Assignment, spec_digest
 from learner_server.actor_registry import ACTOR_SILENCE_SECONDS, Actor, ActorRegistry
+from learner_server.balance import Balance, Door
 from learner_server.config import LearnerConfig
 from learner_server.curve import draw_curve
 from learner_server.episodes import EpisodeLog
+from learner_server.group import Group, Place, join_group
 from learner_server.learner import Learner
-from learner_server.local_actors import LocalActorFailed, LocalActors
+from learner_server.local_actors import LocalActors
 from learner_server.metrics import MetricsWriter
 from learner_server.parameter_store import ParameterStore
 from learner_server.progress import ProgressDisplay
-from learner_server.resume import StartingPoint, find_starting_point
+from learner_server.resume import StartingPoint, find_starting_point, share_starting_point
+from learner_server.rounds import End
 from learner_server.security import server_credentials
 from learner_server.server import LearnerServer
 from learner_server.servicer import LearnerServicer
-from learner_server.training import End, Training
+from learner_server.training import Training
 from learner_server.transfer import transfer_to
 from learner_server.unroll_queue import UnrollQueue
 from run_directory.layout import RunDirectory
@@ -52,8 +57,11 @@ _ACTOR_GRACE_SECONDS = 5.0
 _HEADLINES = {End.SOLVED: "[bold green]solved[/]", End.STOPPED: "stopped", End.TOTAL_STEPS: "out of steps"}
 
 
-def run_learner(config: LearnerConfig, console: Console, stop: threading.Event) -> int:
+def run_learner(config: LearnerConfig, console: Console, stop: threading.Event, *, place: Place | None = None) -> int:
     """Trains until solved, out of steps or `stop` is set; returns the exit code.
+
+    Args:
+        place: which of several learners that train as one this is. Rank 0 alone keeps the run and tells of it.
 
     Returns:
         0 when the run did what it was asked to, or was stopped in good order; 1 when it used up its steps short of
@@ -64,17 +72,30 @@ def run_learner(config: LearnerConfig, console: Console, stop: threading.Event) 
         ImpalaError: it could not go on.
     """
     torch.set_num_threads(config.threads)
-    device, agent = _device(config), config.agent()
+    place = place or Place()
+    device, agent = _device(config, place), config.agent()
     spec = agent_spec(agent, config.hosting())
     access = _Access.of(config)
-    directory = RunDirectory(config.run_dir or default_run_dir(config))
-    with directory.claim(config.identity(), config.to_json()):
-        start = find_starting_point(directory, len(config.env))
-        learner = _build_learner(config, spec, device, start)
-        _describe(console, config, directory, start)
-        return _Service(
-            config=config, console=console, directory=directory, start=start, spec=spec, learner=learner, access=access
+    group, tasks = join_group(place, device), len(config.env)
+    directory = None if place.rank else RunDirectory(config.run_dir or default_run_dir(config))
+    with nullcontext() if directory is None else directory.claim(config.identity(), config.to_json()):
+        start = share_starting_point(group, tasks, None if directory is None else find_starting_point(directory, tasks))
+        if directory is not None:
+            _describe(console, config, directory, start)
+        learner = _build_learner(config, spec, device, start, group)
+        code = _Service(
+            config=config,
+            console=console,
+            directory=directory,
+            start=start,
+            spec=spec,
+            learner=learner,
+            access=access,
+            group=group,
         ).run(stop)
+    # Not where something went wrong: others may be gone, and whoever waits for them does so for minutes.
+    group.leave()
+    return code
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,13 +123,15 @@ class _Service:
         *,
         config: LearnerConfig,
         console: Console,
-        directory: RunDirectory,
+        directory: RunDirectory | None,
         start: StartingPoint,
         spec: EnvironmentSpec,
         learner: Learner,
         access: _Access,
+        group: Group,
     ) -> None:
         self._config, self._console, self._directory, self._start, self._learner = config, console, directory, start, learner
+        self._group, self._place = group, group.place
         self._spec = UnrollSpec(
             unroll_length=config.unroll_length,
             max_environments=config.max_envs,
@@ -124,10 +147,13 @@ class _Service:
             dropped=start.steps_dropped,
         )
         self._store = ParameterStore(inject_lag=config.inject_lag)
-        self._actors = ActorRegistry(len(config.env))
+        self._actors = ActorRegistry(len(config.env), rank=self._place.rank, ranks=self._place.size)
+        self._balance = Balance(self._place.rank)
         if start.checkpoint is not None:
             self._actors.restore(start.checkpoint.state["actors"])
-        self._episodes = EpisodeLog(counts=start.episodes, recent_returns=start.recent_returns, seconds=start.seconds)
+        self._episodes = EpisodeLog(
+            counts=start.episodes, recent_returns=start.recent_returns, seconds=start.seconds, tells=self._place.rank > 0
+        )
         self._servicer = LearnerServicer(
             assign=self._assign,
             spec=self._spec,
@@ -137,40 +163,45 @@ class _Service:
             actors=self._actors,
             max_policy_lag=config.max_policy_lag,
             on_unroll=self._episodes.add,
+            balance=self._balance,
         )
         self._server = LearnerServer(
             self._servicer,
-            config.listen,
+            nth_address(config.listen, self._place.local_rank),
             token=access.token,
             credentials=access.credentials,
-            health_address=config.health,
+            health_address=None if config.health is None else nth_address(config.health, self._place.local_rank),
         )
 
     def run(self, stop: threading.Event) -> int:
         """Serves and trains; returns the exit code."""
-        writer = MetricsWriter(self._directory.metrics, self._directory.tensorboard)
+        writer = None if self._directory is None else MetricsWriter(self._directory.metrics, self._directory.tensorboard)
         self._store.publish(self._learner.version, self._learner.network.state_dict())
         address = f"{split_address(self._config.listen, field='listen')[0]}:{self._server.start()}"
-        self._console.print(f"learner listens on {address}", highlight=False)
+        who = "learner" if self._place.size == 1 else f"learner {self._place.rank} of {self._place.size}"
+        self._console.print(f"{who} listens on {address}", highlight=False)
         try:
-            local = f"127.0.0.1:{self._server.local_port}"
-            actors = LocalActors(self._config.actors, local, self._directory.logs, flags=self._local_actor_flags())
+            actors = self._start_actors()
             try:
                 end, figures = self._train(writer, actors, stop)
             finally:
-                actors.stop(_ACTOR_GRACE_SECONDS)
+                if actors is not None:
+                    actors.stop(_ACTOR_GRACE_SECONDS)
         finally:
             self._server.stop(_STOP_GRACE_SECONDS)
-            writer.close()
+            if writer is not None:
+                writer.close()
         return self._conclude(end, figures)
 
-    def _train(self, writer: MetricsWriter, actors: LocalActors, stop: threading.Event) -> tuple[End, dict[str, Any]]:
-        display = ProgressDisplay(
-            self._console,
-            title=f"IMPALA  {', '.join(self._config.env)}  seed {self._config.seed}",
-            total_steps=self._config.total_steps,
-            stop_at_return=self._config.stop_at_return,
-        )
+    def _start_actors(self) -> LocalActors | None:
+        """Starts rank 0's, which `Join` spreads over the ranks of this machine."""
+        if self._directory is None:
+            return None
+        local = f"127.0.0.1:{self._server.local_port}"
+        return LocalActors(self._config.actors, local, self._directory.logs, flags=self._local_actor_flags())
+
+    def _train(self, writer: MetricsWriter | None, actors: LocalActors | None, stop: threading.Event) -> tuple[End, dict[str, Any]]:
+        display = self._display()
         training = Training(
             config=self._config,
             directory=self._directory,
@@ -183,35 +214,58 @@ class _Service:
             start=self._start,
             replay=self._replay(),
             refused=lambda: dict(self._servicer.refused),
-            show=display.show,
-            look_after_actors=actors.look_after,
+            show=(lambda _: None) if display is None else display.show,
+            look_after_actors=lambda: None if actors is None else actors.look_after(),
+            group=self._group,
+            idle=idle_unroll(self._spec),
+            door=self._door,
+            balance=self._balance,
         )
         try:
             end = training.run(stop)
+            if end is End.FAILED:
+                training.save_or_raise()  # what has been learnt is whole
+                raise training.failure or ImpalaError("another learner of the group failed")
             self._queue.close(run_over=end is not End.STOPPED)
             if end is End.STOPPED:
                 training.drain()
             else:
                 self._server.call(self._servicer.end_run)
             figures = training.finish(end)
-        except LocalActorFailed:
-            training.save_or_raise()  # what has been learnt is whole
-            raise
         finally:
-            display.close()
+            if display is not None:
+                display.close()
         if end is not End.STOPPED:
             self._say_farewell()
         return end, figures
+
+    def _display(self) -> ProgressDisplay | None:
+        if self._place.rank:
+            return None
+        return ProgressDisplay(
+            self._console,
+            title=f"IMPALA  {', '.join(self._config.env)}  seed {self._config.seed}",
+            total_steps=self._config.total_steps,
+            stop_at_return=self._config.stop_at_return,
+        )
+
+    def _door(self, actors: int) -> Door:
+        server, machine = self._server, self._place.machine
+        return Door(host=self._config.advertise, port=server.port, local_port=server.local_port, machine=machine, actors=actors)
 
     def _replay(self) -> TrajectoryReplay | None:
         config = self._config
         if not config.replay_fraction:
             return None
         mebibytes = config.replay_unrolls * TrajectoryReplay.bytes_per_trajectory(self._spec) / 2**20
-        self._console.print(f"replay: {config.replay_unrolls:,} trajectories, up to {mebibytes:,.0f} MiB", highlight=False)
-        replay = TrajectoryReplay(config.replay_unrolls, seed=config.seed)
+        if not self._place.rank:
+            said = f"replay: {config.replay_unrolls:,} trajectories, up to {mebibytes:,.0f} MiB"
+            self._console.print(said + (" for each learner" if self._place.size > 1 else ""), highlight=False)
+        replay = TrajectoryReplay(config.replay_unrolls, seed=config.seed + self._place.rank)
         if self._start.checkpoint is not None:
-            replay.random_state = self._start.checkpoint.state["replay_random_state"]
+            states = self._start.checkpoint.state["replay_random_states"]
+            if self._place.rank < len(states):  # as many learners as before, or fewer
+                replay.random_state = states[self._place.rank]
         return replay
 
     def _local_actor_flags(self) -> list[str]:
@@ -232,20 +286,22 @@ class _Service:
 
     def _conclude(self, end: End, last: dict[str, Any]) -> int:
         """Says how the run ended, draws its curve and returns the exit code."""
+        title, target = f"{', '.join(self._config.env)}, seed {self._config.seed}", self._config.stop_at_return
+        code = 1 if end is End.TOTAL_STEPS and target is not None else 0
+        if self._directory is None:
+            return code
         said = "-" if last["mean_return_100"] is None else f"{last['mean_return_100']:.1f}"
         figures = f"mean return of the last 100 episodes {said}, {last['env_steps']:,} steps, {last['seconds']:.1f} s"
         path = self._directory.path
         lines = [f"{_HEADLINES[end]}: {figures}"]
         if end is End.STOPPED:
             lines.append(f"to go on: the same command with --run-dir {path}")
-        title, target = f"{', '.join(self._config.env)}, seed {self._config.seed}", self._config.stop_at_return
         if draw_curve(self._directory.metrics, self._directory.curve, title=title, target=target):
             lines.append(f"curve: {self._directory.curve}")
         lines.append(f"evaluate: impala-evaluate --run-dir {path}")
         for line in lines:
             self._console.print(line, highlight=False, soft_wrap=True)
-        fell_short = end is End.TOTAL_STEPS and target is not None
-        return 1 if fell_short else 0
+        return code
 
     def _assign(self, actor: Actor, environments: int) -> Assignment:
         # A prime stride keeps the seeds of an actor's environments, seed + e, apart from every other actor's.
@@ -269,13 +325,24 @@ def default_run_dir(config: LearnerConfig) -> Path:
     return Path("runs") / f"{names}-seed{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def _device(config: LearnerConfig) -> torch.device:
+def nth_address(address: str, index: int) -> str:
+    """Returns HOST:PORT with a port that many higher, for one learner of several on a machine; port 0 stays: any free one."""
+    host, _, port = address.rpartition(":")
+    return f"{host}:{int(port) + index if int(port) else 0}"
+
+
+def _device(config: LearnerConfig, place: Place) -> torch.device:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device: expected a CUDA device, came a machine without one; use --device cpu")
-    return torch.device(config.device)
+    if config.device == "cuda" and place.local_rank >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise ConfigError(f"device: expected a CUDA device for each learner here, came {found} and learner {place.local_rank}")
+    return torch.device("cuda", place.local_rank) if config.device == "cuda" else torch.device(config.device)
 
 
-def _build_learner(config: LearnerConfig, spec: EnvironmentSpec, device: torch.device, start: StartingPoint) -> Learner:
+def _build_learner(
+    config: LearnerConfig, spec: EnvironmentSpec, device: torch.device, start: StartingPoint, group: Group
+) -> Learner:
     torch.manual_seed(config.seed)
     network = build_network(config.network, spec, allowed_modules=config.allow_module).to(device)
     learner = Learner(
@@ -287,6 +354,7 @@ def _build_learner(config: LearnerConfig, spec: EnvironmentSpec, device: torch.d
         transfer=transfer_to(device),
         precision=config.precision,
         compiles=config.compile,
+        group=group,
     )
     learner.updates, learner.skipped_updates = start.learner_updates, start.skipped_updates
     if start.checkpoint is not None:

@@ -23,7 +23,8 @@ from impala.wire import (
     decode_unroll,
     encode_assignment,
 )
-from learner_server.actor_registry import Actor, ActorRegistry
+from learner_server.actor_registry import Actor, ActorRegistry, check_actor_id
+from learner_server.balance import Balance
 from learner_server.parameter_store import ParameterStore
 from learner_server.unroll_queue import LineTooLong, QueueClosed, UnrollQueue
 from protos import impala_pb2 as pb
@@ -81,6 +82,7 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         spec_digest: what they must carry.
         max_policy_lag: unrolls whose weights are more versions old than this are refused as stale.
         on_unroll: called with each accepted unroll's episodes, age in seconds and task.
+        balance: where there are several learners, which of them an actor goes to.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         actors: ActorRegistry,
         max_policy_lag: int,
         on_unroll: Callable[[list[Episode], float, int], None],
+        balance: Balance | None = None,
     ) -> None:
         self._assign = assign
         self._spec = spec
@@ -103,6 +106,7 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         self._actors = actors
         self._max_policy_lag = max_policy_lag
         self._on_unroll = on_unroll
+        self._balance = balance or Balance()
         # Unrolls on their way into the queue, by (actor, incarnation, sequence), so that a retry joins the first try.
         self._entering: dict[tuple[str, int, int], asyncio.Task[None]] = {}
         self._run_over = False
@@ -119,6 +123,12 @@ class LearnerServicer(pb_grpc.LearnerServicer):
             raise Mismatch("protocol_version", f"{PROTOCOL_VERSION}", f"{request.protocol_version}")
         if request.environments > self._spec.max_environments:
             raise InvalidMessage("environments", f"at most {self._spec.max_environments}", f"{request.environments}")
+        check_actor_id(request.actor_id)
+        if not request.stay:
+            elsewhere = self._balance.place(request.called, self._actors.taking_part(but=request.actor_id))
+            if elsewhere is not None:
+                self._actors.send_away(request.actor_id)
+                return pb.JoinResponse(redirect=elsewhere)
         actor = self._actors.join(request.actor_id, request.incarnation, request.host, request.environments)
         log.info("actor %s joined from %s (%s)", actor.actor_id, actor.host or "an unnamed host", context.peer())
         return encode_assignment(self._assign(actor, request.environments))
@@ -218,5 +228,9 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         self, *, accepted: bool = False, duplicate: bool = False, reason: pb.Reason = pb.REASON_UNSPECIFIED
     ) -> pb.SubmitTrajectoryResponse:
         return pb.SubmitTrajectoryResponse(
-            accepted=accepted, duplicate=duplicate, reason=reason, parameter_version=self._store.version
+            accepted=accepted,
+            duplicate=duplicate,
+            reason=reason,
+            parameter_version=self._store.version,
+            join_again=self._balance.send_one_away(),
         )

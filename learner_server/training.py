@@ -1,27 +1,35 @@
-"""The training loop: takes batches, steps, publishes, logs and checkpoints, until there is a reason to end."""
+"""The training loop: takes batches, steps, publishes, logs and checkpoints, until there is a reason to end.
 
-import enum
+Several learners run it side by side. Before each step they meet and decide alike what comes next (`learner_server.rounds`); rank 0
+alone writes, what the others have to tell included.
+"""
+
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
 
-from impala.errors import CheckpointError, Diverged
+from impala.errors import CheckpointError, Diverged, ImpalaError
 from impala.replay import TrajectoryReplay
 from impala.unroll import Unroll, concatenate
-from learner_server.actor_registry import ACTOR_SILENCE_SECONDS, ActorRegistry
+from learner_server.actor_registry import ActorRegistry, merge_registries
+from learner_server.balance import Balance, Door
 from learner_server.config import LearnerConfig
 from learner_server.episodes import EpisodeLog
+from learner_server.group import Group
 from learner_server.learner import Learner
-from learner_server.metrics import IntervalStatistics, MetricsWriter, Rate
+from learner_server.metrics import IntervalStatistics, MetricsWriter, Rate, merge_intervals
 from learner_server.parameter_store import ParameterStore
 from learner_server.resume import VERSIONS_BETWEEN_LINES, StartingPoint
+from learner_server.rounds import End, Round, Rounds, Standing
 from learner_server.transfer import DeviceBatch
-from learner_server.unroll_queue import UnrollQueue
+from learner_server.unroll_queue import StepAccount, UnrollQueue
 from run_directory.checkpoint import Checkpoint, save_checkpoint
 from run_directory.layout import RunDirectory
 
@@ -37,41 +45,42 @@ _TASK_SILENCE_SECONDS = 30.0
 _PATIENCE_SECONDS = 0.1
 
 
-class End(enum.StrEnum):
-    """Why a run, or this process's part of it, ended."""
-
-    SOLVED = "solved"
-    TOTAL_STEPS = "total_steps"
-    STOPPED = "stopped"
-
-
 class Training:
     """Runs the learner's loop on the thread that calls `run`, the only one that touches the optimiser.
 
     Args:
+        directory, writer: where rank 0 keeps the run; None for the others.
         start: where the run stands.
         replay: where part of each batch comes from; None for none.
         refused: returns the counts of refused messages, by status and field.
         show: called with each log interval's figures.
-        look_after_actors: called once a log interval.
+        look_after_actors: called once a log interval; what it raises of ours ends the run as FAILED.
+        group: the learners that train as one.
+        idle: an `idle_unroll`, to take part in steps for which this rank has no batch.
+        door: returns where this rank is called.
+        balance: learns what all ranks have.
     """
 
     def __init__(
         self,
         *,
         config: LearnerConfig,
-        directory: RunDirectory,
+        directory: RunDirectory | None,
         learner: Learner,
         queue: UnrollQueue,
         store: ParameterStore,
         actors: ActorRegistry,
         episodes: EpisodeLog,
-        writer: MetricsWriter,
+        writer: MetricsWriter | None,
         start: StartingPoint,
         replay: TrajectoryReplay | None,
         refused: Callable[[], dict[str, int]],
         show: Callable[[dict[str, Any]], None],
         look_after_actors: Callable[[], None],
+        group: Group | None = None,
+        idle: Unroll[np.ndarray] | None = None,
+        door: Callable[[int], Door] | None = None,
+        balance: Balance | None = None,
     ) -> None:
         self._config = config
         self._directory = directory
@@ -86,6 +95,14 @@ class Training:
         self._refused = refused
         self._show = show
         self._look_after_actors = look_after_actors
+        self._group = group or Group()
+        self._idle = idle
+        self._door = door or (lambda actors: Door(host="", port=0, local_port=0, machine=0, actors=actors))
+        self._balance = balance or Balance()
+        self._rounds = Rounds(self._group.place.size)
+        # Why the run fails, if it does.
+        self.failure: ImpalaError | None = None
+        # Of all ranks; what this rank's queue counts is its own.
         self._env_steps = start.steps_trained
         self._interval = IntervalStatistics()
         self._rate = Rate()
@@ -106,24 +123,58 @@ class Training:
         self._log()
         while True:
             end = self._end(stop)
-            if end is not None:
-                return end
-            if self._fetched is None:
-                waited_from = time.monotonic()
-                self._fetch(_PATIENCE_SECONDS)
-                self._interval.add_wait(time.monotonic() - waited_from)
-            self._train()
-            self._keep_records()
+            waited_from = time.monotonic()
+            if end is None and self._fetched is None:
+                # Those whom nobody waits for must not have everybody wait.
+                passed_over = self._rounds.passes_over(self._group.place.rank)
+                self._fetch(0.0 if passed_over else _PATIENCE_SECONDS)
+            agreed = self._meet(end)
+            self._interval.add_wait(time.monotonic() - waited_from)
+            if agreed.log:
+                self._look_after()
+                self._log()
+            if agreed.save:
+                self._save()
+            if agreed.end is not None:
+                return agreed.end
+            if agreed.step:
+                self._train(agreed.env_steps, agreed.rate_scale)
 
     def drain(self) -> None:
-        """Trains on what was fetched, and on what the closed queue still holds."""
-        self._train()
-        while (batch := self._queue.take_rest(self._config.fresh_trajectories)) is not None:
-            self._upload(batch)
-            self._train()
+        """Trains on what was fetched, and on what the closed queues still hold."""
+        while True:
+            if self._fetched is None:
+                rest = self._queue.take_rest(self._config.fresh_trajectories)
+                if rest is not None:
+                    self._upload(rest)
+            everyone = self._group.exchange([float(self._fetched is not None), float(self._fetched_steps)])
+            if not any(ready for ready, _ in everyone):
+                return
+            self._train(int(sum(steps for _, steps in everyone)), self._rate_scale())
+
+    def _meet(self, end: End | None) -> Round:
+        """Returns what all ranks do now."""
+        now = time.monotonic()
+        # Before a step, so that a line is never so many versions behind that a restarted learner could use one again.
+        logs = now >= self._next_log or self._learner.version - self._logged_version >= VERSIONS_BETWEEN_LINES - 1
+        standing = Standing(
+            now=now,
+            ready=self._fetched is not None,
+            env_steps=self._fetched_steps,
+            end=end,
+            rate_scale=self._rate_scale(),
+            log=logs,
+            save=now >= self._next_checkpoint,
+        )
+        everyone = self._group.exchange(standing.numbers())
+        return self._rounds.decide([Standing.of_numbers(numbers) for numbers in everyone])
+
+    @property
+    def _fetched_steps(self) -> int:
+        return 0 if self._fetched is None else self._fetched[0].env_steps
 
     def finish(self, end: End) -> dict[str, Any]:
-        """Writes the last line of metrics and the last checkpoint, and returns the former's figures.
+        """Writes the last line of metrics and the last checkpoint, and returns the former's figures, the same on all ranks.
 
         Raises:
             CheckpointError: the checkpoint cannot be written.
@@ -136,8 +187,12 @@ class Training:
         return figures
 
     def _end(self, stop: threading.Event) -> End | None:
+        if self.failure is not None:
+            return End.FAILED
         if stop.is_set():
             return End.STOPPED
+        if self._group.place.rank:
+            return None  # rank 0 has all returns, and decides
         target, mean_return = self._config.stop_at_return, self._episodes.mean_return_100
         reached = target is not None and mean_return is not None and mean_return >= target
         if reached and self._settle_from is None:
@@ -163,27 +218,31 @@ class Training:
     def _upload(self, fresh: Unroll[np.ndarray]) -> None:
         self._fetched = fresh, self._learner.transfer.upload(self._with_replayed(fresh))
 
-    def _train(self) -> None:
-        """Takes a step on the batch that was fetched, if there is one."""
-        if self._fetched is None:
-            return
-        (fresh, batch), self._fetched = self._fetched, None
-        self._learner.begin_step(batch, self._env_steps, rate_scale=self._rate_scale())
+    def _train(self, env_steps: int, rate_scale: float) -> None:
+        """Takes a step on the batch that was fetched, or on nothing, together with the other ranks: on `env_steps` in all."""
+        fresh, batch = self._fetched or self._without_batch()
+        self._fetched = None
+        self._learner.begin_step(batch, self._env_steps, rate_scale=rate_scale, idle=fresh is None)
         if self._learner.transfer.overlaps and not self._queue.closed:
             self._fetch(0.0)
         report = self._learner.finish_step()
         # Replayed steps are not counted: they were when they were fresh.
-        self._env_steps += fresh.env_steps
-        self._queue.mark_trained()
-        self._interval.add_step(report)
+        self._env_steps += env_steps
+        if fresh is not None:
+            self._queue.mark_trained()
+            self._interval.add_step(report)
         if report.skipped:
             self._skip()
         else:
             self._skipped_in_a_row = 0
             self._store.publish(self._learner.version, report.parameters)
-            if self._replay is not None:
+            if self._replay is not None and fresh is not None:
                 # After the step, so that no new one is in its batch twice, and none comes again that made it fail.
                 self._replay.add(fresh)
+
+    def _without_batch(self) -> tuple[None, DeviceBatch]:
+        assert self._idle is not None, "a learner by itself takes no step without a batch"
+        return None, self._learner.transfer.upload(self._idle)
 
     def _with_replayed(self, fresh: Unroll[np.ndarray]) -> Unroll[np.ndarray]:
         """Returns a batch of fresh trajectories and, once there are any, of earlier ones."""
@@ -197,28 +256,44 @@ class Training:
         if self._skipped_in_a_row >= _MOST_SKIPPED_IN_A_ROW:
             raise Diverged(f"{self._skipped_in_a_row} updates in a row were not finite; try a smaller learning rate")
 
-    def _keep_records(self) -> None:
-        now = time.monotonic()
-        if now >= self._next_log or self._learner.version - self._logged_version >= VERSIONS_BETWEEN_LINES - 1:
-            self._next_log = now + self._config.log_seconds
-            self._log()
+    def _look_after(self) -> None:
+        try:
             self._look_after_actors()
-            self._queue.serve({actor.task for actor in self._actors.seen_within(_TASK_SILENCE_SECONDS)})
-        if now >= self._next_checkpoint:
-            self._next_checkpoint = now + self._config.checkpoint_seconds
-            self._save()
+        except ImpalaError as error:
+            self.failure = error
+        self._queue.serve({actor.task for actor in self._actors.seen_within(_TASK_SILENCE_SECONDS)})
 
     def _log(self, ended: str | None = None) -> dict[str, Any]:
-        figures = self._figures()
+        self._next_log = time.monotonic() + self._config.log_seconds
+        self._logged_version = self._learner.version
+        ranks = self._group.collect(self._report())
+        self._balance.update([Door(**report["door"]) for report in ranks])
+        for report in ranks[1:]:
+            self._episodes.add_news(report["episodes"])
+        figures = self._figures(ranks)
         if ended is not None:
             figures["ended"] = ended
-        self._logged_version = self._learner.version
-        self._writer.write(figures)
+        if self._writer is not None:
+            self._writer.write(figures)
         self._show(figures)
         return figures
 
-    def _figures(self) -> dict[str, Any]:
-        account = self._queue.account()
+    def _report(self) -> dict[str, Any]:
+        """Returns what this rank has to tell the others, as JSON values."""
+        return {
+            "account": asdict(self._queue.account()),
+            "interval": self._interval.take(),
+            "episodes": self._episodes.take(),
+            "door": self._door(self._actors.taking_part()).to_json(),
+            "refused": self._refused(),
+            "parameter_encodings": self._store.encodings,
+        }
+
+    def _figures(self, ranks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        account = StepAccount.total([report["account"] for report in ranks])
+        refused: Counter[str] = Counter()
+        for report in ranks:
+            refused.update(report["refused"])
         return {
             "seconds": round(self._episodes.seconds, 3),
             "env_steps": account.trained,
@@ -231,7 +306,7 @@ class Training:
             "steps_per_second": self._rate.update(time.monotonic(), account.trained),
             "parameter_version": self._learner.version,
             "skipped_updates": self._learner.skipped_updates,
-            **self._interval.take(),
+            **merge_intervals([report["interval"] for report in ranks]),
             "steps_received": account.received,
             "steps_trained": account.trained,
             "steps_dropped": sum(account.dropped.values()),
@@ -239,12 +314,14 @@ class Training:
             "dropped_by_rule": dict(account.dropped),
             "steps_lost": self._start.steps_lost,
             "queued_trajectories": account.queued_trajectories,
-            "actors": len(self._actors.seen_within(ACTOR_SILENCE_SECONDS)),
-            "refused": self._refused(),
-            "parameter_encodings": self._store.encodings,
+            "actors": sum(report["door"]["actors"] for report in ranks),
+            "actors_by_rank": [report["door"]["actors"] for report in ranks],
+            "refused": dict(refused),
+            "parameter_encodings": sum(report["parameter_encodings"] for report in ranks),
         }
 
     def _save(self) -> None:
+        self._next_checkpoint = time.monotonic() + self._config.checkpoint_seconds
         try:
             self.save_or_raise()
         except CheckpointError as error:
@@ -252,12 +329,17 @@ class Training:
             log.error("%s", error)
 
     def save_or_raise(self) -> None:
-        """Writes a checkpoint of this moment.
+        """Writes a checkpoint of this moment, of all ranks.
 
         Raises:
             CheckpointError: the disk is full or not writable; earlier checkpoints are untouched.
+            Diverged: ranks have different weights.
         """
-        account = self._queue.account()
+        ranks = self._group.collect(self._state())
+        self._compare([report["weights"] for report in ranks])
+        if self._directory is None:
+            return
+        account = StepAccount.total([report["account"] for report in ranks])
         random = {"cpu": torch.get_rng_state()}
         if self._learner.device.type == "cuda":
             random["cuda"] = torch.cuda.get_rng_state(self._learner.device)
@@ -278,11 +360,27 @@ class Training:
                 "episodes_by_task": self._episodes.counts,
                 "recent_returns": self._episodes.recent_returns,
                 "seconds": self._episodes.seconds,
-                "actors": self._actors.to_json(),
-                "replay_random_state": None if self._replay is None else self._replay.random_state,
+                "actors": merge_registries([report["actors"] for report in ranks]),
+                "replay_random_states": [report["replay_random_state"] for report in ranks],
             },
         )
         try:
             save_checkpoint(self._directory.checkpoints, checkpoint, keep=self._config.keep_checkpoints)
         except OSError as error:
             raise CheckpointError(f"checkpoint: cannot write to {self._directory.checkpoints}: {error.strerror}") from error
+
+    def _state(self) -> dict[str, Any]:
+        """Returns what this rank adds to a checkpoint, as JSON values."""
+        weights = [tensor.detach().double().sum() for tensor in self._learner.network.state_dict().values()]
+        return {
+            "account": asdict(self._queue.account()),
+            "actors": self._actors.to_json(),
+            "replay_random_state": None if self._replay is None else self._replay.random_state,
+            "weights": float(torch.stack(weights).sum()),
+        }
+
+    def _compare(self, weights: Sequence[float]) -> None:
+        # Every rank computes each version for itself, from the same gradients: bit for bit the same, unless machines differ.
+        different = [rank for rank, total in enumerate(weights) if total != weights[0]]
+        if different:
+            raise Diverged(f"version {self._learner.version}: ranks {different} have other weights than rank 0")

@@ -2,9 +2,10 @@
 
 import asyncio
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -43,6 +44,18 @@ class StepAccount:
     waiting: int
     queued_trajectories: int
     trained_by_task: Sequence[int]
+
+    @classmethod
+    def total(cls, accounts: Sequence[Mapping[str, Any]]) -> "StepAccount":
+        """Returns the account of several queues, each given as the fields of its own."""
+        dropped: Counter[str] = Counter()
+        for account in accounts:
+            dropped.update(account["dropped"])
+        amounts = {
+            name: sum(account[name] for account in accounts) for name in ("received", "trained", "waiting", "queued_trajectories")
+        }
+        by_task = [sum(steps) for steps in zip(*(account["trained_by_task"] for account in accounts), strict=True)]
+        return cls(dropped=dropped, trained_by_task=by_task, **amounts)
 
 
 @dataclass(eq=False)

@@ -83,21 +83,25 @@ class ActionSpec(_message.Message):
     def __init__(self, sizes: _Optional[_Iterable[int]] = ..., dimensions: _Optional[int] = ..., single: _Optional[bool] = ...) -> None: ...
 
 class JoinRequest(_message.Message):
-    __slots__ = ("protocol_version", "actor_id", "incarnation", "host", "environments")
+    __slots__ = ("protocol_version", "actor_id", "incarnation", "host", "environments", "called", "stay")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     ACTOR_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     HOST_FIELD_NUMBER: _ClassVar[int]
     ENVIRONMENTS_FIELD_NUMBER: _ClassVar[int]
+    CALLED_FIELD_NUMBER: _ClassVar[int]
+    STAY_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     actor_id: str
     incarnation: int
     host: str
     environments: int
-    def __init__(self, protocol_version: _Optional[int] = ..., actor_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., host: _Optional[str] = ..., environments: _Optional[int] = ...) -> None: ...
+    called: str
+    stay: bool
+    def __init__(self, protocol_version: _Optional[int] = ..., actor_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., host: _Optional[str] = ..., environments: _Optional[int] = ..., called: _Optional[str] = ..., stay: _Optional[bool] = ...) -> None: ...
 
 class JoinResponse(_message.Message):
-    __slots__ = ("protocol_version", "run_id", "spec_digest", "environment_id", "environment_kwargs_json", "environment_wrappers_json", "life_loss_terminates", "task", "network_json", "environments", "unroll_length", "observation_specs", "state_specs", "actions", "seed", "max_message_bytes", "max_in_flight", "max_environments")
+    __slots__ = ("protocol_version", "run_id", "spec_digest", "environment_id", "environment_kwargs_json", "environment_wrappers_json", "life_loss_terminates", "task", "network_json", "environments", "unroll_length", "observation_specs", "state_specs", "actions", "seed", "max_message_bytes", "max_in_flight", "max_environments", "redirect")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     SPEC_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -116,6 +120,7 @@ class JoinResponse(_message.Message):
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     MAX_ENVIRONMENTS_FIELD_NUMBER: _ClassVar[int]
+    REDIRECT_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     run_id: str
     spec_digest: str
@@ -134,7 +139,8 @@ class JoinResponse(_message.Message):
     max_message_bytes: int
     max_in_flight: int
     max_environments: int
-    def __init__(self, protocol_version: _Optional[int] = ..., run_id: _Optional[str] = ..., spec_digest: _Optional[str] = ..., environment_id: _Optional[str] = ..., environment_kwargs_json: _Optional[str] = ..., environment_wrappers_json: _Optional[str] = ..., life_loss_terminates: _Optional[bool] = ..., task: _Optional[int] = ..., network_json: _Optional[str] = ..., environments: _Optional[int] = ..., unroll_length: _Optional[int] = ..., observation_specs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., state_specs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., actions: _Optional[_Union[ActionSpec, _Mapping]] = ..., seed: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_in_flight: _Optional[int] = ..., max_environments: _Optional[int] = ...) -> None: ...
+    redirect: str
+    def __init__(self, protocol_version: _Optional[int] = ..., run_id: _Optional[str] = ..., spec_digest: _Optional[str] = ..., environment_id: _Optional[str] = ..., environment_kwargs_json: _Optional[str] = ..., environment_wrappers_json: _Optional[str] = ..., life_loss_terminates: _Optional[bool] = ..., task: _Optional[int] = ..., network_json: _Optional[str] = ..., environments: _Optional[int] = ..., unroll_length: _Optional[int] = ..., observation_specs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., state_specs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., actions: _Optional[_Union[ActionSpec, _Mapping]] = ..., seed: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_in_flight: _Optional[int] = ..., max_environments: _Optional[int] = ..., redirect: _Optional[str] = ...) -> None: ...
 
 class GetParametersRequest(_message.Message):
     __slots__ = ("actor_id", "known_version")
@@ -201,13 +207,15 @@ class SubmitTrajectoryRequest(_message.Message):
     def __init__(self, actor_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., sequence: _Optional[int] = ..., spec_digest: _Optional[str] = ..., unroll: _Optional[_Union[Unroll, _Mapping]] = ..., episodes: _Optional[_Iterable[_Union[Episode, _Mapping]]] = ..., age_seconds: _Optional[float] = ...) -> None: ...
 
 class SubmitTrajectoryResponse(_message.Message):
-    __slots__ = ("accepted", "reason", "duplicate", "parameter_version")
+    __slots__ = ("accepted", "reason", "duplicate", "parameter_version", "join_again")
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     DUPLICATE_FIELD_NUMBER: _ClassVar[int]
     PARAMETER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    JOIN_AGAIN_FIELD_NUMBER: _ClassVar[int]
     accepted: bool
     reason: Reason
     duplicate: bool
     parameter_version: int
-    def __init__(self, accepted: _Optional[bool] = ..., reason: _Optional[_Union[Reason, str]] = ..., duplicate: _Optional[bool] = ..., parameter_version: _Optional[int] = ...) -> None: ...
+    join_again: bool
+    def __init__(self, accepted: _Optional[bool] = ..., reason: _Optional[_Union[Reason, str]] = ..., duplicate: _Optional[bool] = ..., parameter_version: _Optional[int] = ..., join_again: _Optional[bool] = ...) -> None: ...

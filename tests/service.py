@@ -15,6 +15,7 @@ from impala.networks import Network, build_network
 from impala.specs import UnrollSpec
 from impala.wire import Assignment, spec_digest
 from learner_server.actor_registry import Actor, ActorRegistry
+from learner_server.balance import Balance
 from learner_server.episodes import EpisodeLog
 from learner_server.parameter_store import ParameterStore
 from learner_server.server import LearnerServer
@@ -99,12 +100,14 @@ def running_service(
     spec: UnrollSpec = SPEC,
     task: int | None = None,
     max_in_flight: int = 2,
+    balance: Balance | None = None,
 ) -> Iterator[Service]:
     """Yields a service with version 1 published; `spec` and `agent` say what its unrolls look like.
 
     Args:
         capacity: trajectories that have a place in the queue.
         port: of 127.0.0.1; 0 takes a free one.
+        balance: sends actors to other learners.
         task: which actors are told that theirs is, whatever it is.
     """
     torch.manual_seed(0)
@@ -136,6 +139,7 @@ def running_service(
         actors=actors,
         max_policy_lag=max_policy_lag,
         on_unroll=episodes.add,
+        balance=balance,
     )
     store.publish(1, network.state_dict())
     server = LearnerServer(servicer, f"127.0.0.1:{port}")

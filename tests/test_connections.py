@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_programs import ENDLESS, Programs, exit_code, last
+from tests.programs import ENDLESS, Programs, exit_code, last
 from tests.test_tls import Files
 
 pytestmark = pytest.mark.system

@@ -166,7 +166,8 @@ def test_statistics_are_those_of_the_batch_after_its_step_and_part_of_the_new_ve
 
     monkeypatch.setattr(learner.network, "update_statistics", update_statistics)
     report = learner.step(batch, 0)
-    ((at_the_call, observations, is_first, vs, valid),) = calls
+    ((at_the_call, observations, is_first, vs, valid, gather),) = calls
+    assert gather is None
     assert not any(torch.equal(at_the_call[name], before[name]) for name, _ in learner.network.named_parameters())
     assert all(torch.equal(at_the_call[name], before[name]) for name, _ in learner.network.named_buffers())
     assert any(not torch.equal(buffer, before[name]) for name, buffer in learner.network.named_buffers())

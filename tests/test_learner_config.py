@@ -257,6 +257,7 @@ OTHER_VALUES: dict[str, Any] = {
     "settle_steps": 7,
     "seed": 1,
     "actors": 1,
+    "advertise": "a.example",
     "envs": 1,
     "listen": "localhost:1",
     "token_file": TOKEN,

@@ -13,9 +13,11 @@ import torch
 from impala.config import LossConfig, OptimiserConfig
 from impala.networks import build_network
 from impala.replay import TrajectoryReplay
+from impala.unroll import idle_unroll
 from learner_server.actor_registry import ActorRegistry
 from learner_server.config import LearnerConfig
 from learner_server.episodes import EpisodeLog
+from learner_server.group import Group
 from learner_server.learner import Learner
 from learner_server.metrics import MetricsWriter
 from learner_server.parameter_store import ParameterStore
@@ -32,17 +34,17 @@ STEPS = 5  # of one column
 class NotingLearner(Learner):
     """A learner that notes what it was given."""
 
-    def __init__(self, transfer: Transfer | None) -> None:
+    def __init__(self, transfer: Transfer | None, group: Group | None) -> None:
         torch.manual_seed(0)
         network = build_network(AGENT.network, SPEC.environment)
-        super().__init__(network, LossConfig(), OptimiserConfig(), total_steps=1000, transfer=transfer)
+        super().__init__(network, LossConfig(), OptimiserConfig(), total_steps=1000, transfer=transfer, group=group)
         self.batches: list[list[int]] = []
         self.env_steps: list[int] = []
 
-    def begin_step(self, batch: DeviceBatch, env_steps: int, *, rate_scale: float = 1.0) -> None:
-        self.batches.append(batch.parameter_version.tolist())
+    def begin_step(self, batch: DeviceBatch, env_steps: int, *, rate_scale: float = 1.0, idle: bool = False) -> None:
+        self.batches.append([] if idle else batch.parameter_version.tolist())
         self.env_steps.append(env_steps)
-        super().begin_step(batch, env_steps, rate_scale=rate_scale)
+        super().begin_step(batch, env_steps, rate_scale=rate_scale, idle=idle)
 
     def columns(self) -> list[list[int]]:
         """Returns, batch by batch, which columns it had, by the versions that tell them apart."""
@@ -69,6 +71,7 @@ def train(
     spoilt: int = 0,
     transfer: Transfer | None = None,
     stop_after_lines: int = 50,
+    group: Group | None = None,
     **fields: Any,
 ) -> Run:
     """Trains on so many columns of each task, the `i`th from 1 of version `i`, until out of steps; gives up after 50 log lines.
@@ -87,8 +90,9 @@ def train(
             rewards = np.full_like(unroll.rewards, 3e38) if version == spoilt else unroll.rewards
             asyncio.run(queue.put(replace(unroll, rewards=rewards), task))
     path.mkdir(exist_ok=True)
-    directory, learner = RunDirectory(path), NotingLearner(transfer)
-    writer = MetricsWriter(directory.metrics, directory.tensorboard)
+    keeps = group is None or group.place.rank == 0
+    directory, learner = RunDirectory(path) if keeps else None, NotingLearner(transfer, group)
+    writer = MetricsWriter(directory.metrics, directory.tensorboard) if directory is not None else None
     training = Training(
         config=config,
         directory=directory,
@@ -103,6 +107,8 @@ def train(
         refused=dict,
         show=figures.append,
         look_after_actors=lambda: stop.set() if len(figures) > stop_after_lines else None,
+        group=group,
+        idle=idle_unroll(SPEC),
     )
     if drain and stop_after_lines == 50:
         stop.set()
@@ -111,7 +117,8 @@ def train(
         queue.close(run_over=False)
         training.drain()
     training.finish(end)
-    writer.close()
+    if writer is not None:
+        writer.close()
     return Run(end, learner, queue, figures)
 
 

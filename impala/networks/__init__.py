@@ -2,6 +2,7 @@
 
 from impala.networks.building import build_network
 from impala.networks.network import Network, NetworkOutput, State
+from impala.networks.normalisation import Gather
 from impala.networks.torsos import Torso
 
-__all__ = ["Network", "NetworkOutput", "State", "Torso", "build_network"]
+__all__ = ["Gather", "Network", "NetworkOutput", "State", "Torso", "build_network"]

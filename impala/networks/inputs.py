@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from impala.networks.normalisation import ObservationStatistics
+from impala.networks.normalisation import Gather, ObservationStatistics
 from impala.specs import ACTION_MASK, EntrySpec, EnvironmentSpec
 
 # What `last_action_reward` adds to an observation.
@@ -53,11 +53,12 @@ class Inputs(nn.Module):
             prepared.update(zip(self._normalised, normalised.split(self._sizes, -1), strict=True))
         return prepared
 
-    def update_statistics(self, observations: Mapping[str, Tensor]) -> None:
-        """Takes raw entries, [T, B, ...], into the running statistics."""
+    def update_statistics(self, observations: Mapping[str, Tensor], gather: Gather | None = None) -> None:
+        """Takes raw entries, [T, B, ...], into the running statistics, with those of every learner where there are several."""
         if self._normalised:
             columns = zip(self._normalised, self._sizes, strict=True)
-            self.statistics.update(torch.cat([observations[name].float().reshape(-1, size) for name, size in columns], -1))
+            vectors = torch.cat([observations[name].float().reshape(-1, size) for name, size in columns], -1)
+            self.statistics.update(vectors, gather)
 
 
 class OneHot(nn.Module):

@@ -11,7 +11,7 @@ from impala.distributions import ActionDistribution, action_distribution
 from impala.networks.frames import FrameStack
 from impala.networks.inputs import Inputs
 from impala.networks.lstm import LSTM
-from impala.networks.normalisation import PopArt
+from impala.networks.normalisation import Gather, PopArt
 from impala.networks.torsos import Torso, orthogonal_linear
 from impala.specs import ACTION_MASK, TASK, EnvironmentSpec
 
@@ -128,7 +128,9 @@ class Network(nn.Module):
         """
         return None if self.popart is None else self.popart.scale(self._task_indices(observations))
 
-    def update_statistics(self, observations: Mapping[str, Tensor], is_first: Tensor, vs: Tensor, valid: Tensor) -> None:
+    def update_statistics(
+        self, observations: Mapping[str, Tensor], is_first: Tensor, vs: Tensor, valid: Tensor, gather: Gather | None = None
+    ) -> None:
         """Takes a batch that was learnt from into the running statistics; part of making the next version of the weights.
 
         Values of given observations stay what they are as far as value targets go. Nothing happens where nothing is normalised.
@@ -138,11 +140,12 @@ class Network(nn.Module):
             is_first: [T+1, B] bool; an episode's last observation counts as any other.
             vs: [T, B] value targets, in units of reward.
             valid: [T, B], true or 1 where they count.
+            gather: where several learners train as one, whose batches are taken in together.
         """
         rows = {name: tensor[: vs.shape[0]] for name, tensor in observations.items()}
-        self.inputs.update_statistics(rows)
+        self.inputs.update_statistics(rows, gather)
         if self.popart is not None:
-            self.popart.update(self.value_head, vs, valid, self._task_indices(rows))
+            self.popart.update(self.value_head, vs, valid, self._task_indices(rows), gather)
 
     def _unroll(
         self, observations: Mapping[str, Tensor], is_first: Tensor, state: State

@@ -1,7 +1,12 @@
 """Running means and deviations, of observations and of value targets. They are buffers: part of the weights and their version."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
+
+# Returns what every learner of a group gave, side by side on a new first axis: [...] to [learners, ...].
+Gather = Callable[[Tensor], Tensor]
 
 # Observations beyond which the statistics follow rather than average. At a million their own error is a thousandth of a deviation,
 # while what a better policy gets to see is followed within about a million steps.
@@ -43,11 +48,12 @@ class ObservationStatistics(nn.Module):
         return ((vectors - self.mean) * (self.variance + 1e-8).rsqrt()).clamp(-CLIP, CLIP)
 
     @torch.no_grad()
-    def update(self, vectors: Tensor) -> None:
-        """Takes in [N, size]; rows that are not finite are left out."""
+    def update(self, vectors: Tensor, gather: Gather | None = None) -> None:
+        """Takes in [N, size], of every learner where there are several; rows that are not finite are left out."""
         finite = vectors.isfinite().all(-1, keepdim=True)
-        count, mean, variance = _moments(vectors.double(), finite.double())
-        total = self.count + count.squeeze(0)
+        count, mean, variance = _moments(vectors.double(), finite.double(), gather)
+        count = count[0]  # the same for every entry
+        total = self.count + count
         _take_in(self.mean, self.variance, mean, variance, count / total.clamp(min=1.0))
         self.count.copy_(total.clamp(max=MAX_COUNT))
 
@@ -82,7 +88,7 @@ class PopArt(nn.Module):
         return chosen * self.scale(tasks) + self.mean[tasks]
 
     @torch.no_grad()
-    def update(self, head: nn.Linear, vs: Tensor, valid: Tensor, tasks: Tensor) -> None:
+    def update(self, head: nn.Linear, vs: Tensor, valid: Tensor, tasks: Tensor, gather: Gather | None = None) -> None:
         """Takes in the targets of one update, and rescales `head` so that values stay what they are.
 
         Args:
@@ -90,10 +96,11 @@ class PopArt(nn.Module):
             vs: [T, B] value targets; those that are not finite are left out.
             valid: [T, B], true or 1 where they count.
             tasks: [T, B] indices. A task that has no target here stays as it is.
+            gather: where several learners train as one, whose targets are taken in together.
         """
         old_mean, old_scale = self.mean.clone(), self._scales()
         members = torch.stack([(tasks == task) & valid.bool() & vs.isfinite() for task in range(len(self.mean))], -1).flatten(0, 1)
-        count, mean, variance = _moments(vs.double().flatten().unsqueeze(-1), members.double())
+        count, mean, variance = _moments(vs.double().flatten().unsqueeze(-1), members.double(), gather)
         present = (count > 0).to(self.weight.dtype)
         self.weight += POPART_RATE * (1.0 - self.weight) * present
         share = present * POPART_RATE / self.weight.clamp(min=POPART_RATE)
@@ -106,13 +113,24 @@ class PopArt(nn.Module):
         return self.variance.sqrt().clamp(*SCALE_RANGE)
 
 
-def _moments(values: Tensor, members: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _moments(values: Tensor, members: Tensor, gather: Gather | None) -> tuple[Tensor, Tensor, Tensor]:
     """Returns count, mean and variance over rows, each [groups or columns], of the members: values [N, K], 1 or 0 [N, groups]."""
     count = members.sum(0)
     # Not a product: 0 times infinity is not a number.
     mean = torch.where(members > 0, values, 0.0).sum(0) / count.clamp(min=1.0)
     squares = torch.where(members > 0, values - mean, 0.0).square()
-    return count, mean, squares.sum(0) / count.clamp(min=1.0)
+    variance = squares.sum(0) / count.clamp(min=1.0)
+    if gather is None:
+        return count, mean, variance
+    return _of_all(gather(torch.stack([count.expand_as(mean), mean, variance])))
+
+
+def _of_all(moments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the moments of all samples from those of parts, [parts, 3, columns]: count, mean and variance (Chan et al. 1979)."""
+    counts, means, variances = moments.unbind(1)
+    count = counts.sum(0)
+    mean = (counts * means).sum(0) / count.clamp(min=1.0)
+    return count, mean, (counts * (variances + (means - mean).square())).sum(0) / count.clamp(min=1.0)
 
 
 def _take_in(mean: Tensor, variance: Tensor, new_mean: Tensor, new_variance: Tensor, share: Tensor) -> None:

@@ -1,0 +1,161 @@
+"""Actors that learners send to one another: asked or unasked, with nothing lost, and back where nobody answers."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from actor_client import client as client_module
+from actor_client.client import Astray, LearnerClient, Redirect
+from actor_client.config import ActorConfig
+from actor_client.run import ActorProcess
+from impala.errors import ConfigError
+from impala.wire import Assignment
+from learner_server.balance import Balance, Door
+from tests.service import Service, free_port, running_service, wait_until
+from tests.test_client import STEPS, client_of_a_learner_that_is_gone, new_client, steps_recorded, submit
+
+
+def sends_to(port: int, *, own_port: int = 1, here: int = 0) -> Balance:
+    """Returns what sends actors to a learner at `port` that has two fewer than this one."""
+    balance = Balance()
+    doors = [Door(host="", port=each, local_port=each, machine=0, actors=0) for each in (own_port, port)]
+    balance.update([Door(**{**doors[0].to_json(), "actors": here + 2}), doors[1]])
+    return balance
+
+
+@contextmanager
+def joined(service: Service, *, stay: bool = False) -> Iterator[LearnerClient]:
+    """Yields a client that takes part, having joined as one that was sent there."""
+    with new_client(service.address) as client:
+        client._sent_here = True
+        assignment = client.join(0)
+        assert isinstance(assignment, Assignment)
+        client._sent_here = stay
+        client.start(assignment)
+        yield client
+
+
+def test_an_actor_that_joins_where_there_are_more_is_sent_to_where_there_are_fewer() -> None:
+    with running_service(balance=sends_to(5001)) as service, new_client(service.address) as client:
+        # `tester` takes part here already.
+        assert client.join(0) == Redirect("127.0.0.1:5001")
+        assert [actor.actor_id for actor in service.actors.snapshot()] == ["tester"]
+
+
+def test_an_actor_that_was_sent_to_a_learner_stays_there() -> None:
+    with running_service(balance=sends_to(5001)) as service, joined(service) as client:
+        assert submit(client)
+        wait_until(lambda: steps_recorded(service) == STEPS)
+
+
+def test_an_actor_that_is_sent_away_leaves_nothing_behind() -> None:
+    balance = sends_to(5001)
+    balance.send_one_away()  # whose turn it is not
+    with running_service(balance=balance, capacity=10**9) as service, joined(service) as client:
+        for _ in range(5):
+            assert submit(client)
+        assert client.redirect is None
+        balance._sent.clear()
+        balance.update(
+            [Door(host="", port=port, local_port=port, machine=0, actors=actors) for port, actors in ((1, 9), (5001, 0))]
+        )
+        sent = 5
+        while submit(client):
+            sent += 1
+        assert client.redirect == Redirect("127.0.0.1:5001")
+        client.finish()
+        assert service.queue.account().received == sent * STEPS
+        assert service.actors.taking_part() == 1  # `tester`
+
+
+def test_an_actor_told_to_ask_goes_on_where_it_may_stay() -> None:
+    balance = Balance()
+    balance.update([Door(host="", port=port, local_port=port, machine=0, actors=actors) for port, actors in ((1, 5), (5001, 3))])
+    with running_service(balance=balance, capacity=10**9) as service, joined(service) as client:
+        # By the time it asks, there are no more here than there.
+        for _ in range(5):
+            assert submit(client)
+        wait_until(lambda: steps_recorded(service) == 5 * STEPS)
+        assert (client.redirect, client.reassigned) == (None, False)
+        (actor,) = [actor for actor in service.actors.snapshot() if actor.actor_id == "actor"]
+        assert actor.joins == 2
+
+
+def test_what_is_under_way_when_a_learner_restarts_is_its_own() -> None:
+    with client_of_a_learner_that_is_gone() as (client, port):
+        assert submit(client)
+        with running_service(port=port, balance=sends_to(5001)) as second:
+            wait_until(lambda: steps_recorded(second) == STEPS)
+            assert client.redirect is None
+
+
+def test_an_actor_goes_back_when_nobody_answers_where_it_was_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "_ASTRAY_SECONDS", 0.0)
+    client = LearnerClient(f"127.0.0.1:{free_port()}", actor_id="actor", incarnation=1, sent_here=True)
+    with pytest.raises(Astray, match=r"no answer from 127\.0\.0\.1"):
+        client.join(0)
+    client.close()
+
+
+def test_an_actor_that_was_not_sent_waits(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(client_module, "_ASTRAY_SECONDS", 0.0)
+    with new_client(f"127.0.0.1:{free_port()}") as client:
+        thread = threading.Thread(target=_expecting(Exception, lambda: client.join(0)), daemon=True)
+        thread.start()
+        wait_until(lambda: "no answer from" in caplog.text)
+        assert thread.is_alive()
+        client.close()
+        thread.join(30.0)
+
+
+def _expecting(error: type[Exception], work: Callable[[], object]) -> Callable[[], None]:
+    def run() -> None:
+        with pytest.raises(error):
+            work()
+
+    return run
+
+
+@contextmanager
+def actor_process(address: str) -> Iterator[threading.Thread]:
+    process = ActorProcess(ActorConfig(learner=address), actor_id="actor", incarnation=1, host="here")
+    thread = threading.Thread(target=process.run, daemon=True)
+    thread.start()
+    yield thread
+    process.stop()
+    thread.join(30.0)
+    assert not thread.is_alive()
+
+
+def test_an_actor_process_acts_where_it_is_sent() -> None:
+    with running_service(capacity=10**9) as there:
+        port = int(there.address.rpartition(":")[2])
+        with running_service(balance=sends_to(port)) as here, actor_process(here.address) as thread:
+            wait_until(lambda: steps_recorded(there) > 0)
+            assert steps_recorded(here) == 0
+            there.queue.close(run_over=True)
+            thread.join(30.0)
+            assert not thread.is_alive()
+
+
+def test_an_actor_process_that_was_sent_to_nobody_asks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "_ASTRAY_SECONDS", 0.0)
+    balance = sends_to(free_port())
+    with running_service(balance=balance, capacity=10**9) as here, actor_process(here.address):
+        wait_until(lambda: len(balance._sent) > 0)
+        balance.update([Door(host="", port=port, local_port=port, machine=0, actors=actors) for port, actors in ((1, 0), (2, 9))])
+        wait_until(lambda: steps_recorded(here) > 0)
+
+
+def test_a_token_is_not_sent_to_another_machine_in_clear() -> None:
+    config = ActorConfig(learner="127.0.0.1:5000", token_file=__file__)  # type: ignore[arg-type]
+    assert config.at("127.0.0.1:5001").learner == "127.0.0.1:5001"
+    with pytest.raises(ConfigError, match=r"token_file: would be sent in clear to elsewhere\.example:5001"):
+        config.at("elsewhere.example:5001")
+
+
+def test_an_address_that_is_none_is_not_followed() -> None:
+    with pytest.raises(ConfigError, match="learner: expected HOST:PORT, came 'nonsense'"):
+        ActorConfig(learner="127.0.0.1:5000").at("nonsense")
