@@ -65,6 +65,8 @@ class LearnerConfig:
     """Serve on an address other than loopback without a token or without TLS, on a network that you trust."""
     health: str | None = None
     """HOST:PORT to answer grpc.health.v1 on, and nothing else, in clear and without a token. For probes; see impala-health."""
+    metrics: str | None = None
+    """HOST:PORT to answer Prometheus on, at /metrics, in clear and without a token."""
     run_dir: Path | None = None
     """Where the run is kept; resumes if it holds a checkpoint. Default: runs/ENV-seedN-TIME."""
     device: Literal["cpu", "cuda"] = "cpu"
@@ -167,6 +169,8 @@ class LearnerConfig:
         host, _ = split_address(self.listen, field="listen")
         if self.health is not None:
             split_address(self.health, field="health")
+        if self.metrics is not None:
+            split_address(self.metrics, field="metrics")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ConfigError("tls_key: expected --tls-cert and --tls-key together, came one of them")
         if self.tls_client_ca is not None and self.tls_cert is None:

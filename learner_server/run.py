@@ -4,7 +4,8 @@ import logging
 import re
 import threading
 import time
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from learner_server.local_actors import LocalActors
 from learner_server.metrics import MetricsWriter
 from learner_server.parameter_store import ParameterStore
 from learner_server.progress import ProgressDisplay
+from learner_server.prometheus import MetricsPort
 from learner_server.resume import StartingPoint, find_starting_point, share_starting_point
 from learner_server.rounds import End
 from learner_server.security import server_credentials
@@ -201,8 +203,26 @@ class _Service:
         return LocalActors(self._config.actors, local, self._directory.logs, flags=self._local_actor_flags())
 
     def _train(self, writer: MetricsWriter | None, actors: LocalActors | None, stop: threading.Event) -> tuple[End, dict[str, Any]]:
-        display = self._display()
-        training = Training(
+        with self._shown() as show:
+            training = self._training(writer, actors, show)
+            end = training.run(stop)
+            if end is End.FAILED:
+                training.save_or_raise()  # what has been learnt is whole
+                raise training.failure or ImpalaError("another learner of the group failed")
+            self._queue.close(run_over=end is not End.STOPPED)
+            if end is End.STOPPED:
+                training.drain()
+            else:
+                self._server.call(self._servicer.end_run)
+            figures = training.finish(end)
+        if end is not End.STOPPED:
+            self._say_farewell()
+        return end, figures
+
+    def _training(
+        self, writer: MetricsWriter | None, actors: LocalActors | None, show: Callable[[dict[str, Any]], None]
+    ) -> Training:
+        return Training(
             config=self._config,
             directory=self._directory,
             learner=self._learner,
@@ -214,40 +234,37 @@ class _Service:
             start=self._start,
             replay=self._replay(),
             refused=lambda: dict(self._servicer.refused),
-            show=(lambda _: None) if display is None else display.show,
+            show=show,
             look_after_actors=lambda: None if actors is None else actors.look_after(),
             group=self._group,
             idle=idle_unroll(self._spec),
             door=self._door,
             balance=self._balance,
         )
-        try:
-            end = training.run(stop)
-            if end is End.FAILED:
-                training.save_or_raise()  # what has been learnt is whole
-                raise training.failure or ImpalaError("another learner of the group failed")
-            self._queue.close(run_over=end is not End.STOPPED)
-            if end is End.STOPPED:
-                training.drain()
-            else:
-                self._server.call(self._servicer.end_run)
-            figures = training.finish(end)
-        finally:
-            if display is not None:
-                display.close()
-        if end is not End.STOPPED:
-            self._say_farewell()
-        return end, figures
 
-    def _display(self) -> ProgressDisplay | None:
+    @contextmanager
+    def _shown(self) -> Iterator[Callable[[dict[str, Any]], None]]:
+        """Yields what shows figures to whoever looks: on the console, and to Prometheus. Rank 0 alone shows anything."""
         if self._place.rank:
-            return None
-        return ProgressDisplay(
-            self._console,
-            title=f"IMPALA  {', '.join(self._config.env)}  seed {self._config.seed}",
-            total_steps=self._config.total_steps,
-            stop_at_return=self._config.stop_at_return,
-        )
+            yield lambda _: None
+            return
+        with ExitStack() as open_ones:
+            shows: list[Callable[[dict[str, Any]], None]] = []
+            if self._config.metrics is not None:
+                shows.append(open_ones.enter_context(closing(MetricsPort(self._config.metrics))).update)
+            display = ProgressDisplay(
+                self._console,
+                title=f"IMPALA  {', '.join(self._config.env)}  seed {self._config.seed}",
+                total_steps=self._config.total_steps,
+                stop_at_return=self._config.stop_at_return,
+            )
+            shows.append(open_ones.enter_context(closing(display)).show)
+
+            def show(figures: dict[str, Any]) -> None:
+                for each in shows:
+                    each(figures)
+
+            yield show
 
     def _door(self, actors: int) -> Door:
         server, machine = self._server, self._place.machine

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +85,12 @@ class Programs:
     def end(self) -> None:
         for process in self.started:
             if process.poll() is None:
+                self.strays.update(descendants(process.pid))
                 process.kill()
             process.wait()
         for pid in filter(is_running, self.strays):
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has ended since
+                os.kill(pid, signal.SIGKILL)
 
 
 def last(run_dir: Path) -> dict[str, Any]:
@@ -122,6 +125,14 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def descendants(pid: int) -> list[int]:
+    """Returns the children of a process, theirs, and so on."""
+    try:
+        return [each for child in children(pid) for each in (child, *descendants(child))]
+    except OSError:  # it has ended
+        return []
 
 
 def children(pid: int) -> list[int]:

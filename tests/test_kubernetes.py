@@ -11,6 +11,7 @@ import yaml
 
 from actor_client.config import ActorConfig
 from learner_server.__main__ import parse
+from learner_server.prometheus import GAUGES
 
 MANIFESTS = Path(__file__).resolve().parent.parent / "deploy" / "kubernetes"
 # The oldest version with everything in them, gRPC probes above all, and the newest that the validator knows.
@@ -121,6 +122,25 @@ def test_no_pod_has_more_rights_than_it_needs(manifests: dict[tuple[str, str], M
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
+
+
+def test_the_autoscaler_goes_by_a_metric_that_the_learner_has(manifests: dict[tuple[str, str], Manifest]) -> None:
+    spec = manifests["HorizontalPodAutoscaler", "actor"]["spec"]
+    assert spec["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "Deployment", "name": "actor"}
+    [metric] = [metric["object"] for metric in spec["metrics"]]
+    assert metric["metric"]["name"] in {f"impala_{name}" for name in GAUGES}
+    assert metric["describedObject"]["name"] == manifests["StatefulSet", "learner"]["metadata"]["name"] + "-0"
+    # Who scales says how many: a number in the manifest would come back with every `kubectl apply`.
+    assert "replicas" not in manifests["Deployment", "actor"]["spec"]
+
+
+def test_metrics_are_scraped_where_the_learner_serves_them(manifests: dict[tuple[str, str], Manifest]) -> None:
+    template = manifests["StatefulSet", "learner"]["spec"]["template"]
+    port = template["metadata"]["annotations"]["prometheus.io/port"]
+    [learner] = template["spec"]["containers"]
+    assert parse(learner["args"]).metrics == f"0.0.0.0:{port}"
+    ingress = manifests["NetworkPolicy", "learner"]["spec"]["ingress"]
+    assert int(port) in {each["port"] for rule in ingress for each in rule["ports"]}
 
 
 def test_probes_ask_the_port_that_the_images_serve_health_on(manifests: dict[tuple[str, str], Manifest]) -> None:

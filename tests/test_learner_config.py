@@ -258,6 +258,7 @@ OTHER_VALUES: dict[str, Any] = {
     "seed": 1,
     "actors": 1,
     "advertise": "a.example",
+    "metrics": "127.0.0.1:1",
     "envs": 1,
     "listen": "localhost:1",
     "token_file": TOKEN,
