@@ -14,10 +14,12 @@ from typing import Any, NoReturn
 
 import grpc
 import numpy as np
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from torch import Tensor
 
 from actor_client.backoff import Backoff
 from actor_client.tls import TLS, find_obstacle
+from actor_client.window import Window
 from impala.errors import Refused
 from impala.unroll import Episode, Unroll
 from impala.wire import (
@@ -58,6 +60,10 @@ _COMPLAIN_EVERY_SECONDS = 10.0
 # A learner that another one named may never come back; the one that this actor was started with knows the others that do.
 _ASTRAY_SECONDS = 30.0
 
+# Round trips are measured a few times at once, and then now and then: a route may change.
+_FIRST_MEASUREMENTS, _FIRST_PAUSE_SECONDS, _PAUSE_SECONDS = 5, 0.2, 30.0
+_MEASURE_SECONDS = 5.0
+
 
 class Closed(Exception):
     """`close` was called while a call was under way; whoever called it knows."""
@@ -85,8 +91,8 @@ class Parameters:
 class LearnerClient:
     """One actor's connection to its learner.
 
-    Threads of its own, named `fetch` and `submit-N`, run from `start` to `close`. An error in one of them is raised by the next
-    call of `submit` or `next_parameters`.
+    Threads of its own, named `fetch`, `measure` and `submit-N`, run from `start` to `close`. An error in one of them is raised by
+    the next call of `submit` or `next_parameters`.
 
     Args:
         address: HOST:PORT.
@@ -137,9 +143,9 @@ class LearnerClient:
         self._parameters: Parameters | None = None
         self._newest_version = 1
         self._sequence = 0
+        self._senders = 0
         self._requests: queue.Queue[tuple[pb.SubmitTrajectoryRequest, float] | None] = queue.Queue()
-        self._window = threading.Semaphore(0)
-        self._waits_for_newest = False
+        self._window = Window(1, most_on_the_way=0)
         self._threads: list[threading.Thread] = []
 
     def join(self, environments: int) -> Assignment | Redirect:
@@ -172,14 +178,14 @@ class LearnerClient:
     def start(self, assignment: Assignment) -> None:
         """Starts fetching weights and sending unrolls for an assignment."""
         self._assignment = assignment
-        self._window = threading.Semaphore(assignment.max_in_flight)
-        self._waits_for_newest = assignment.max_in_flight == 1
-        threads = {"fetch": self._fetch_forever}
-        threads.update({f"submit-{index}": self._submit_forever for index in range(assignment.max_in_flight)})
-        for name, work in threads.items():
-            thread = threading.Thread(target=self._guarded, args=(work,), name=name, daemon=True)
-            thread.start()
-            self._threads.append(thread)
+        self._window = Window(assignment.max_in_flight, most_on_the_way=assignment.max_on_the_way)
+        self._start_thread("fetch", self._fetch_forever)
+        self._start_thread("measure", self._measure_forever)
+
+    def _start_thread(self, name: str, work: Callable[[], None]) -> None:
+        thread = threading.Thread(target=self._guarded, args=(work,), name=name, daemon=True)
+        thread.start()
+        self._threads.append(thread)
 
     @property
     def run_over(self) -> bool:
@@ -199,13 +205,14 @@ class LearnerClient:
     def next_parameters(self) -> Parameters | None:
         """Returns the weights to collect the next unroll with, which is then for `submit`; None where there is to be no next one.
 
-        Waits while as many unrolls as the learner allows are under way: one that is collected early only grows old. With one at a
-        time it also waits for the version that the last answer named; with more, only for a first version: latency is hidden.
+        Waits while as many unrolls are under way as the learner allows, and as the distance to it takes: one that is collected
+        early only grows old. With one at a time it also waits for the version that the last answer named; with more, only for a
+        first version: latency is hidden.
 
         Raises:
             Refused: the learner refuses this actor.
         """
-        self._window.acquire()
+        self._window.enter()
         with self._changed:
             self._changed.wait_for(lambda: self._has_parameters() or self._leaves())
             self._raise_failure()
@@ -236,7 +243,12 @@ class LearnerClient:
         self._raise_failure()
         if self._must_stop():
             return False
+        self._window.note_collection(time.monotonic() - first_step_at)
         self._requests.put((request, first_step_at))
+        # One for each unroll that may be under way; the window may have grown.
+        if self._senders < self._window.size:
+            self._start_thread(f"submit-{self._senders}", self._submit_forever)
+            self._senders += 1
         return True
 
     def finish(self) -> None:
@@ -246,10 +258,10 @@ class LearnerClient:
             Refused: the learner refuses one of them.
             Astray: see `join`.
         """
-        for _ in self._threads:
+        for _ in range(self._senders):
             self._requests.put(None)
         for thread in self._threads:
-            if thread.name != "fetch":
+            if thread.name.startswith("submit-"):
                 thread.join()
         self.close()
         self._raise_failure()
@@ -281,7 +293,7 @@ class LearnerClient:
         with self._changed:
             self._changed.notify_all()
         if self._leaves():
-            self._window.release()
+            self._window.open()
 
     def _fetch_forever(self) -> None:
         known = 0
@@ -308,7 +320,23 @@ class LearnerClient:
     def _submit_forever(self) -> None:
         while (item := self._requests.get()) is not None:
             self._submit_one(*item)
-            self._window.release()
+            self._window.leave()
+
+    def _measure_forever(self) -> None:
+        """Keeps the window informed of the round trip, by the one call that any learner answers at once and to everyone."""
+        stub: Any = health_pb2_grpc.HealthStub(self._channel)
+        request = health_pb2.HealthCheckRequest()
+        measurements = 0
+        while not self._must_stop():
+            began = time.monotonic()
+            try:
+                self._attempt(lambda: stub.Check.future(request, timeout=_MEASURE_SECONDS))
+            except grpc.RpcError as error:
+                log.debug("round trip not measured: %s", error.code())
+            else:
+                self._window.note_round_trip(time.monotonic() - began)
+            measurements += 1
+            self._closed.wait(_FIRST_PAUSE_SECONDS if measurements < _FIRST_MEASUREMENTS else _PAUSE_SECONDS)
 
     def _submit_one(self, request: pb.SubmitTrajectoryRequest, first_step_at: float) -> None:
         def attempt() -> Any:
@@ -322,6 +350,7 @@ class LearnerClient:
             self._run_over.set()
         elif response.reason == pb.REASON_STALE:
             log.warning("unroll %d was too old to train on", request.sequence)
+        self._window.note_line(response.waited_seconds)
         if response.join_again and not self._must_stop():
             self._ask_where_to_be()
         with self._changed:
@@ -416,7 +445,7 @@ class LearnerClient:
     def _has_parameters(self) -> bool:
         if self._parameters is None:
             return False
-        return not self._waits_for_newest or self._parameters.version >= self._newest_version
+        return not self._window.waits_for_answers or self._parameters.version >= self._newest_version
 
     def _must_stop(self) -> bool:
         return self._closed.is_set() or self._run_over.is_set() or self._reassigned.is_set() or self._failure is not None

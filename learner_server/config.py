@@ -88,7 +88,10 @@ class LearnerConfig:
     """Batches that may wait before actors do. More hides jitter; every one adds a version of policy lag."""
     max_in_flight: int = 2
     """Unrolls that an actor may have under way at once, the one that it collects included. 1: it collects, sends, waits for the
-    answer and for new weights, in turn, and policy lag is least; 2: it collects while one is on its way, and latency is hidden."""
+    answer and for new weights, in turn, and policy lag is least; 2: it collects while one waits for its answer."""
+    max_on_the_way: int = 16
+    """Unrolls that an actor far away may have under way besides, so that it need not wait while they travel. 0: it waits, and
+    policy lag is least."""
     max_policy_lag: int = 1000
     """Unrolls of weights that are more versions old than this are dropped."""
     max_envs: int = 1024
@@ -120,7 +123,7 @@ class LearnerConfig:
             raise ConfigError("env: expected the id of an environment, came none")
         self.environments()
         _at_least(self, 1, "total_steps", "envs", "unroll_length", "batch_size", "queue_batches", "max_in_flight", "threads")
-        _at_least(self, 0, "actors", "seed", "max_policy_lag", "settle_steps", "inject_lag")
+        _at_least(self, 0, "actors", "seed", "max_policy_lag", "settle_steps", "inject_lag", "max_on_the_way")
         _at_least(self, 1, "max_envs", "keep_checkpoints", "replay_unrolls")
         if not 0.0 <= self.replay_fraction < 1.0:
             raise ConfigError(f"replay_fraction: expected at least 0 and below 1, came {self.replay_fraction}")

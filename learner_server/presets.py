@@ -29,6 +29,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         # Two actors fill a batch, and neither runs ahead: at a lag of six updates this learning rate is unstable.
         "envs": 16,
         "max_in_flight": 2,
+        "max_on_the_way": 0,
         # Values of up to 100 would take a network that starts at 0 longer to reach than the whole run lasts.
         "loss": LossConfig(reward_scale=0.05, entropy_cost=0.005),
         "optimiser": OptimiserConfig(optimiser="adam", learning_rate=2e-3),

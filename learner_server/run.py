@@ -333,6 +333,7 @@ class _Service:
             environments=environments or self._config.envs,
             seed=seed % 2**31,
             max_in_flight=self._config.max_in_flight,
+            max_on_the_way=self._config.max_on_the_way,
         )
 
 

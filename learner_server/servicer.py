@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import wraps
@@ -108,7 +109,7 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         self._on_unroll = on_unroll
         self._balance = balance or Balance()
         # Unrolls on their way into the queue, by (actor, incarnation, sequence), so that a retry joins the first try.
-        self._entering: dict[tuple[str, int, int], asyncio.Task[None]] = {}
+        self._entering: dict[tuple[str, int, int], asyncio.Task[float]] = {}
         self._run_over = False
         self.refused: Counter[str] = Counter()
 
@@ -173,18 +174,21 @@ class LearnerServicer(pb_grpc.LearnerServicer):
             entering.add_done_callback(lambda task: self._entered(key, task))
         try:
             # Shielded: when the caller's deadline passes, the unroll keeps its place in line, and the retry finds it there.
-            await asyncio.shield(entering)
+            waited = await asyncio.shield(entering)
         except QueueClosed as error:
             if error.run_over:
                 return self._run_is_over(actor)
             raise
-        return self._response(accepted=True)
+        return self._response(accepted=True, waited_seconds=waited)
 
     async def _enter(
         self, actor: Actor, request: pb.SubmitTrajectoryRequest, unroll: Unroll[np.ndarray], episodes: list[Episode]
-    ) -> None:
+    ) -> float:
+        """Returns the seconds that the unroll waited for a place."""
+        came = time.monotonic()
         with self._actors.waiting(actor):
             await self._queue.put(unroll, actor.task)
+        waited = time.monotonic() - came
         self._actors.record(
             actor,
             request.incarnation,
@@ -194,8 +198,9 @@ class LearnerServicer(pb_grpc.LearnerServicer):
             parameter_version=request.unroll.parameter_version,
         )
         self._on_unroll(episodes, request.age_seconds, actor.task)
+        return waited
 
-    def _entered(self, key: tuple[str, int, int], task: asyncio.Task[None]) -> None:
+    def _entered(self, key: tuple[str, int, int], task: asyncio.Task[float]) -> None:
         del self._entering[key]
         # Fetched here, for there may be no caller left to fetch it, and asyncio reports exceptions that nobody fetched.
         if not task.cancelled():
@@ -225,12 +230,18 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         return unroll, decode_episodes(request.episodes, at_most=unroll.length * unroll.environments)
 
     def _response(
-        self, *, accepted: bool = False, duplicate: bool = False, reason: pb.Reason = pb.REASON_UNSPECIFIED
+        self,
+        *,
+        accepted: bool = False,
+        duplicate: bool = False,
+        reason: pb.Reason = pb.REASON_UNSPECIFIED,
+        waited_seconds: float = 0.0,
     ) -> pb.SubmitTrajectoryResponse:
         return pb.SubmitTrajectoryResponse(
             accepted=accepted,
             duplicate=duplicate,
             reason=reason,
             parameter_version=self._store.version,
+            waited_seconds=waited_seconds,
             join_again=self._balance.send_one_away(),
         )

@@ -101,7 +101,7 @@ class JoinRequest(_message.Message):
     def __init__(self, protocol_version: _Optional[int] = ..., actor_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., host: _Optional[str] = ..., environments: _Optional[int] = ..., called: _Optional[str] = ..., stay: _Optional[bool] = ...) -> None: ...
 
 class JoinResponse(_message.Message):
-    __slots__ = ("protocol_version", "run_id", "spec_digest", "environment_id", "environment_kwargs_json", "environment_wrappers_json", "life_loss_terminates", "task", "network_json", "environments", "unroll_length", "observation_specs", "state_specs", "actions", "seed", "max_message_bytes", "max_in_flight", "max_environments", "redirect")
+    __slots__ = ("protocol_version", "run_id", "spec_digest", "environment_id", "environment_kwargs_json", "environment_wrappers_json", "life_loss_terminates", "task", "network_json", "environments", "unroll_length", "observation_specs", "state_specs", "actions", "seed", "max_message_bytes", "max_in_flight", "max_on_the_way", "max_environments", "redirect")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     SPEC_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -119,6 +119,7 @@ class JoinResponse(_message.Message):
     SEED_FIELD_NUMBER: _ClassVar[int]
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
+    MAX_ON_THE_WAY_FIELD_NUMBER: _ClassVar[int]
     MAX_ENVIRONMENTS_FIELD_NUMBER: _ClassVar[int]
     REDIRECT_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
@@ -138,9 +139,10 @@ class JoinResponse(_message.Message):
     seed: int
     max_message_bytes: int
     max_in_flight: int
+    max_on_the_way: int
     max_environments: int
     redirect: str
-    def __init__(self, protocol_version: _Optional[int] = ..., run_id: _Optional[str] = ..., spec_digest: _Optional[str] = ..., environment_id: _Optional[str] = ..., environment_kwargs_json: _Optional[str] = ..., environment_wrappers_json: _Optional[str] = ..., life_loss_terminates: _Optional[bool] = ..., task: _Optional[int] = ..., network_json: _Optional[str] = ..., environments: _Optional[int] = ..., unroll_length: _Optional[int] = ..., observation_specs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., state_specs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., actions: _Optional[_Union[ActionSpec, _Mapping]] = ..., seed: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_in_flight: _Optional[int] = ..., max_environments: _Optional[int] = ..., redirect: _Optional[str] = ...) -> None: ...
+    def __init__(self, protocol_version: _Optional[int] = ..., run_id: _Optional[str] = ..., spec_digest: _Optional[str] = ..., environment_id: _Optional[str] = ..., environment_kwargs_json: _Optional[str] = ..., environment_wrappers_json: _Optional[str] = ..., life_loss_terminates: _Optional[bool] = ..., task: _Optional[int] = ..., network_json: _Optional[str] = ..., environments: _Optional[int] = ..., unroll_length: _Optional[int] = ..., observation_specs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., state_specs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., actions: _Optional[_Union[ActionSpec, _Mapping]] = ..., seed: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_in_flight: _Optional[int] = ..., max_on_the_way: _Optional[int] = ..., max_environments: _Optional[int] = ..., redirect: _Optional[str] = ...) -> None: ...
 
 class GetParametersRequest(_message.Message):
     __slots__ = ("actor_id", "known_version")
@@ -207,15 +209,17 @@ class SubmitTrajectoryRequest(_message.Message):
     def __init__(self, actor_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., sequence: _Optional[int] = ..., spec_digest: _Optional[str] = ..., unroll: _Optional[_Union[Unroll, _Mapping]] = ..., episodes: _Optional[_Iterable[_Union[Episode, _Mapping]]] = ..., age_seconds: _Optional[float] = ...) -> None: ...
 
 class SubmitTrajectoryResponse(_message.Message):
-    __slots__ = ("accepted", "reason", "duplicate", "parameter_version", "join_again")
+    __slots__ = ("accepted", "reason", "duplicate", "parameter_version", "join_again", "waited_seconds")
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     DUPLICATE_FIELD_NUMBER: _ClassVar[int]
     PARAMETER_VERSION_FIELD_NUMBER: _ClassVar[int]
     JOIN_AGAIN_FIELD_NUMBER: _ClassVar[int]
+    WAITED_SECONDS_FIELD_NUMBER: _ClassVar[int]
     accepted: bool
     reason: Reason
     duplicate: bool
     parameter_version: int
     join_again: bool
-    def __init__(self, accepted: _Optional[bool] = ..., reason: _Optional[_Union[Reason, str]] = ..., duplicate: _Optional[bool] = ..., parameter_version: _Optional[int] = ..., join_again: _Optional[bool] = ...) -> None: ...
+    waited_seconds: float
+    def __init__(self, accepted: _Optional[bool] = ..., reason: _Optional[_Union[Reason, str]] = ..., duplicate: _Optional[bool] = ..., parameter_version: _Optional[int] = ..., join_again: _Optional[bool] = ..., waited_seconds: _Optional[float] = ...) -> None: ...

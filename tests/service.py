@@ -128,6 +128,7 @@ def running_service(
             environments=environments or 3,
             seed=actor.index,
             max_in_flight=max_in_flight,
+            max_on_the_way=16,
         )
 
     servicer = LearnerServicer(

@@ -1,6 +1,7 @@
 """The actor's client against a real server: joining, weights in the background, unrolls under way, and learners that come back."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -77,7 +78,8 @@ def in_thread(work: Callable[[], Any]) -> Iterator[list[Any]]:
 
 
 def client_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name == "fetch" or thread.name.startswith("submit-")]
+    names = sorted(thread.name for thread in threading.enumerate())
+    return [name for name in names if name in {"fetch", "measure"} or name.startswith("submit-")]
 
 
 # --- backoff
@@ -212,6 +214,28 @@ def test_every_client_gets_the_new_weights() -> None:
                 wait_until(lambda client=client, version=version: submitted_with(client) == version)  # type: ignore[misc]
 
 
+# --- distance
+
+
+def test_the_round_trip_is_measured_by_itself() -> None:
+    with running_service() as service, started(service) as client:
+        wait_until(lambda: len(client._window._round_trips) == 5)
+        assert all(0.0 < seconds < 5.0 for seconds in client._window._round_trips)
+
+
+def test_a_far_actor_has_more_under_way_than_the_learner_allows() -> None:
+    with running_service(capacity=3) as service, started(service) as client:
+        wait_until(lambda: len(client._window._round_trips) == 5)
+        for _ in range(5):
+            client._window.note_round_trip(3600.0)
+        # One has a place; all others wait in line, each with a sender of its own.
+        for _ in range(1 + 2 + 16):
+            assert client.next_parameters() is not None
+            assert client.submit(make_unroll(), [], first_step_at=time.monotonic())
+        wait_until(lambda: service.queue.account().received == 19 * STEPS)
+        assert len([name for name in client_threads() if name.startswith("submit-")]) == 18
+
+
 # --- unrolls
 
 
@@ -332,7 +356,9 @@ def test_closing_from_another_thread_ends_every_wait(wait: Callable[..., Callabl
 
 def test_closing_twice_is_as_good_as_once() -> None:
     with running_service() as service, started(service) as client:
-        assert len(client_threads()) == 3
+        for _ in range(4):
+            assert submit(client)
+        assert client_threads() == ["fetch", "measure", "submit-0", "submit-1"]
         client.close()
         client.close()
         assert client_threads() == []

@@ -273,6 +273,7 @@ OTHER_VALUES: dict[str, Any] = {
     "batch_size": 1,
     "queue_batches": 2,
     "max_in_flight": 1,
+    "max_on_the_way": 3,
     "max_policy_lag": 1,
     "max_envs": 32,
     "replay_fraction": 0.5,

@@ -48,6 +48,7 @@ ASSIGNMENT = Assignment(
     environments=4,
     seed=2**64 - 1,
     max_in_flight=2,
+    max_on_the_way=3,
 )
 
 

@@ -31,7 +31,8 @@ class Assignment:
         unroll_spec: T, observation entries, actions, recurrent state, limits.
         environments: E.
         seed: for this actor alone.
-        max_in_flight: submissions that may be open at once.
+        max_in_flight: unrolls under way at once.
+        max_on_the_way: more of them, for the time that they travel.
     """
 
     run_id: str
@@ -43,6 +44,7 @@ class Assignment:
     environments: int
     seed: int
     max_in_flight: int
+    max_on_the_way: int = 0
 
 
 def spec_digest(agent: AgentConfig, spec: UnrollSpec, *, run_id: str = "") -> str:
@@ -82,6 +84,7 @@ def encode_assignment(assignment: Assignment) -> pb.JoinResponse:
         seed=assignment.seed,
         max_message_bytes=MAX_MESSAGE_BYTES,
         max_in_flight=assignment.max_in_flight,
+        max_on_the_way=assignment.max_on_the_way,
         max_environments=spec.max_environments,
     )
 
@@ -116,6 +119,7 @@ def decode_assignment(message: pb.JoinResponse) -> Assignment:
         environments=message.environments,
         seed=message.seed,
         max_in_flight=message.max_in_flight,
+        max_on_the_way=message.max_on_the_way,
     )
 
 
