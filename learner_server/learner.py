@@ -133,8 +133,8 @@ class Learner:
         with self._group.meeting():
             loss.total.backward()  # type: ignore[no-untyped-call]
         grad_norm = torch.nn.utils.clip_grad_norm_(self._weights, self._optimiser_config.max_grad_norm)
-        # A non-finite loss with finite gradients does not exist, but for a loss that overflows in its sum: check both.
         first = not self._optimiser.state
+        # A non-finite loss with finite gradients does not exist, but for a loss that overflows in its sum: check both.
         with self._group.meeting():
             finite = self._group.all_true(grad_norm.isfinite() & loss.total.detach().isfinite())
             self._update(batch.unroll, loss, finite, self._group.gather(idle=idle))

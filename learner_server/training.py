@@ -147,10 +147,10 @@ class Training:
                 rest = self._queue.take_rest(self._config.fresh_trajectories)
                 if rest is not None:
                     self._upload(rest)
-            everyone = self._group.exchange([float(self._fetched is not None), float(self._fetched_steps)])
-            if not any(ready for ready, _ in everyone):
+            everyone = self._group.exchange([float(self._fetched is not None), float(self._fetched_steps), self._rate_scale()])
+            if not any(ready for ready, _, _ in everyone):
                 return
-            self._train(int(sum(steps for _, steps in everyone)), self._rate_scale())
+            self._train(int(sum(steps for _, steps, _ in everyone)), everyone[0][2])
 
     def _meet(self, end: End | None) -> Round:
         """Returns what all ranks do now."""
