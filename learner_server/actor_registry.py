@@ -82,7 +82,7 @@ class ActorRegistry:
         self._rank, self._ranks = rank, ranks
         self._lock = threading.Lock()
         self._actors: dict[str, Actor] = {}
-        self._next_index = 0
+        self._next_index = rank
 
     def join(self, actor_id: str, incarnation: int, host: str, environments: int) -> Actor:
         """Returns the actor, new or known, after it joined.
@@ -95,10 +95,9 @@ class ActorRegistry:
         with self._lock:
             actor = self._actors.get(actor_id)
             if actor is None:
-                index = self._next_index * self._ranks + self._rank
-                actor = Actor(actor_id, index, incarnation, task=self._neediest_task())
+                actor = Actor(actor_id, self._next_index, incarnation, task=self._neediest_task())
                 self._actors[actor_id] = actor
-                self._next_index += 1
+                self._next_index += self._ranks
             elif incarnation < actor.incarnation:
                 raise _superseded(actor_id, incarnation, actor.incarnation)
             elif incarnation > actor.incarnation:
@@ -226,7 +225,8 @@ class ActorRegistry:
     def restore(self, values: Mapping[str, Any]) -> None:
         """Takes over what `to_json` returned; the actors have to join again before they submit."""
         with self._lock:
-            self._next_index = values["next_index"]
+            # The first of this rank's that no rank has given away, however many ranks there were.
+            self._next_index = values["next_index"] + (self._rank - values["next_index"]) % self._ranks
             for actor_id, kept in values["actors"].items():
                 ledger = SequenceLedger(kept["floor"], dict(kept["above"]), kept.get("refused", ()))
                 self._actors[actor_id] = Actor(

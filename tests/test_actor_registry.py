@@ -2,12 +2,13 @@
 
 import json
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from impala.errors import InvalidMessage, Mismatch
 from learner_server import actor_registry
-from learner_server.actor_registry import Actor, ActorRegistry, SequenceLedger
+from learner_server.actor_registry import Actor, ActorRegistry, SequenceLedger, merge_registries
 
 BOUND = 1024  # answers above the floor that a ledger keeps
 
@@ -298,3 +299,48 @@ def test_actors_of_an_earlier_process_do_not_count_before_they_join() -> None:
     registry = ActorRegistry(2)
     tasks_of(registry, "a")
     assert tasks_of(restored(registry), "b", "a", "c") == [0, 0, 1]
+
+
+# --- Several learners
+
+
+def test_no_two_actors_of_a_run_have_the_same_index_however_many_learners_there_are() -> None:
+    indices: list[int] = []
+    kept: dict[str, Any] = {"next_index": 0, "actors": {}}
+    for ranks in (2, 3, 1, 2):
+        registries = [ActorRegistry(rank=rank, ranks=ranks) for rank in range(ranks)]
+        for rank, registry in enumerate(registries):
+            registry.restore(kept)
+            # Not as many here as there.
+            indices += [registry.join(f"{len(indices)}-{number}", 1, "host", 2).index for number in range(1 + 2 * rank)]
+        kept = merge_registries([registry.to_json() for registry in registries])
+    assert len(set(indices)) == len(indices) == len(kept["actors"])
+
+
+def test_of_an_actor_that_several_learners_know_its_latest_life_is_kept() -> None:
+    first, second = ActorRegistry(rank=0, ranks=2), ActorRegistry(rank=1, ranks=2)
+    for registry, incarnation, sequences in ((first, 1, 5), (second, 2, 1)):
+        actor = registry.join("moved", incarnation, "host", 2)
+        for sequence in range(1, sequences + 1):
+            registry.record(actor, incarnation, sequence, accepted=True, env_steps=1, parameter_version=1)
+    for registries in ([first, second], [second, first]):
+        merged = merge_registries([registry.to_json() for registry in registries])
+        assert (merged["actors"]["moved"]["incarnation"], merged["actors"]["moved"]["floor"]) == (2, 1)
+    # Of one life, what has been answered most.
+    third = ActorRegistry()
+    third.restore(second.to_json())
+    actor = third.join("moved", 2, "host", 2)
+    third.record(actor, 2, 2, accepted=True, env_steps=1, parameter_version=1)
+    assert merge_registries([third.to_json(), second.to_json()])["actors"]["moved"]["floor"] == 2
+
+
+def test_an_actor_that_was_sent_away_takes_no_part_until_it_joins_again() -> None:
+    registry = ActorRegistry()
+    registry.join("a", 1, "host", 2)
+    registry.join("b", 1, "host", 2)
+    registry.send_away("a")
+    registry.send_away("nobody")
+    registry.find("a", 1)  # what it has under way
+    assert (registry.taking_part(), registry.taking_part(but="b")) == (1, 0)
+    registry.join("a", 1, "host", 2)
+    assert registry.taking_part() == 2
