@@ -127,7 +127,6 @@ class Rounds:
     def _waited_enough(self, now: float, ready: set[int]) -> bool:
         if self._waiting_since is None:
             self._waiting_since = now
-        self._passed_over -= ready
         missing = set(range(self._size)) - ready - self._passed_over
         return not missing or now - self._waiting_since >= self._patience
 

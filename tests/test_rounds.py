@@ -89,10 +89,9 @@ def test_patience_is_three_times_what_the_last_whole_step_took(took: float, pati
 def test_steps_without_everyone_do_not_teach_patience() -> None:
     rounds = Rounds(2)
     decide(rounds, 0.0, True, True)
-    decide(rounds, 10.0, True, False)  # waits
-    decide(rounds, 20.0, True, False)  # does not wait any longer
-    decide(rounds, 21.0, True, True)
-    assert steps_of(rounds, True, False, start=21.0)[0] - 21.0 == pytest.approx(3.0, abs=0.11)
+    assert not decide(rounds, 10.0, True, False)
+    assert decide(rounds, 20.0, True, False)
+    assert steps_of(rounds, False, True, start=21.0)[0] - 21.0 == pytest.approx(LEAST_PATIENCE_SECONDS, abs=0.11)
 
 
 def test_the_steps_of_a_round_are_those_of_the_batches_there_are() -> None:
