@@ -14,14 +14,18 @@ from impala.errors import ConfigError
 from impala.wire import Assignment
 from learner_server.balance import Balance, Door
 from tests.service import Service, free_port, running_service, wait_until
-from tests.test_client import STEPS, client_of_a_learner_that_is_gone, new_client, steps_recorded, submit
+from tests.test_client import STEPS, client_of_a_learner_that_is_gone, in_thread, new_client, steps_recorded, submit
 
 
-def sends_to(port: int, *, own_port: int = 1, here: int = 0) -> Balance:
-    """Returns what sends actors to a learner at `port` that has two fewer than this one."""
+def doors(actors: dict[int, int]) -> list[Door]:
+    """Returns learners by their ports, with so many actors each."""
+    return [Door(host="", port=port, local_port=port, machine=0, actors=count) for port, count in actors.items()]
+
+
+def sends_to(port: int) -> Balance:
+    """Returns what sends actors to a learner at `port`, which has two fewer than this one."""
     balance = Balance()
-    doors = [Door(host="", port=each, local_port=each, machine=0, actors=0) for each in (own_port, port)]
-    balance.update([Door(**{**doors[0].to_json(), "actors": here + 2}), doors[1]])
+    balance.update(doors({1: 2, port: 0}))
     return balance
 
 
@@ -70,9 +74,29 @@ def test_an_actor_that_is_sent_away_leaves_nothing_behind() -> None:
         assert service.actors.taking_part() == 1  # `tester`
 
 
+def test_an_actor_that_is_sent_away_waits_for_its_answers_first() -> None:
+    balance = Balance()
+    with running_service(balance=balance, capacity=3) as service, joined(service) as client:
+        for _ in range(3):  # one has a place, two are in line
+            assert submit(client)
+        wait_until(lambda: service.queue.account().waiting == 3 * STEPS)
+        balance.update(
+            [Door(host="", port=port, local_port=port, machine=0, actors=actors) for port, actors in ((1, 9), (5001, 0))]
+        )
+        service.queue.take_batch(3, 60.0)
+        wait_until(lambda: client.redirect is not None)
+        with in_thread(client.finish) as outcome:
+            # It cannot return, so this wait never makes the test fail; it lets a client that does not wait be seen.
+            threading.Event().wait(0.3)
+            assert outcome == []
+            service.queue.take_batch(3, 60.0)
+        assert outcome == [None]
+        assert steps_recorded(service) == 3 * STEPS
+
+
 def test_an_actor_told_to_ask_goes_on_where_it_may_stay() -> None:
     balance = Balance()
-    balance.update([Door(host="", port=port, local_port=port, machine=0, actors=actors) for port, actors in ((1, 5), (5001, 3))])
+    balance.update(doors({1: 5, 5001: 3}))
     with running_service(balance=balance, capacity=10**9) as service, joined(service) as client:
         # By the time it asks, there are no more here than there.
         for _ in range(5):
@@ -145,7 +169,7 @@ def test_an_actor_process_that_was_sent_to_nobody_asks_again(monkeypatch: pytest
     balance = sends_to(free_port())
     with running_service(balance=balance, capacity=10**9) as here, actor_process(here.address):
         wait_until(lambda: len(balance._sent) > 0)
-        balance.update([Door(host="", port=port, local_port=port, machine=0, actors=actors) for port, actors in ((1, 0), (2, 9))])
+        balance.update(doors({1: 0, 2: 9}))
         wait_until(lambda: steps_recorded(here) > 0)
 
 
