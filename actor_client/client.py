@@ -102,6 +102,7 @@ class LearnerClient:
         tls: whom to trust; None connects in clear.
         reached: called with whether the learner answers, when that changes, from any of the client's threads and `join`'s.
         sent_here: by another learner, to which this actor goes back when this one does not answer.
+        stays: goes to no other learner.
 
     Raises:
         ConfigError: a file that `tls` names cannot be read or used.
@@ -118,6 +119,7 @@ class LearnerClient:
         tls: TLS | None = None,
         reached: Callable[[bool], None] = lambda _: None,
         sent_here: bool = False,
+        stays: bool = False,
     ) -> None:
         self.address = address
         self._tls = tls
@@ -129,6 +131,9 @@ class LearnerClient:
         self._host = host
         self._environments = 0
         self._sent_here = sent_here
+        # The first Join of an actor that was sent here is answered here; later it may be sent on.
+        self._stays, self._stays_for_good = stays or sent_here, stays
+        self._heard_at = time.monotonic()
         self._redirect: Redirect | None = None
         self._metadata = (("authorization", f"Bearer {token}"),) if token is not None else ()
         self._channel = _channel(address, tls)
@@ -157,7 +162,7 @@ class LearnerClient:
             Astray: this actor was sent here, and nobody answers.
         """
         self._environments = environments
-        return self._join(stay=self._sent_here)
+        return self._join(stay=self._stays)
 
     def _join(self, *, stay: bool) -> Assignment | Redirect:
         request = pb.JoinRequest(
@@ -196,6 +201,11 @@ class LearnerClient:
     def reassigned(self) -> bool:
         """A learner that restarted has something else to run: close, and join anew."""
         return self._reassigned.is_set()
+
+    @property
+    def joined(self) -> bool:
+        """An assignment was taken up here."""
+        return self._assignment is not None
 
     @property
     def redirect(self) -> Redirect | None:
@@ -334,7 +344,8 @@ class LearnerClient:
             except grpc.RpcError as error:
                 log.debug("round trip not measured: %s", error.code())
             else:
-                self._window.note_round_trip(time.monotonic() - began)
+                self._heard_at = time.monotonic()
+                self._window.note_round_trip(self._heard_at - began)
             measurements += 1
             self._closed.wait(_FIRST_PAUSE_SECONDS if measurements < _FIRST_MEASUREMENTS else _PAUSE_SECONDS)
 
@@ -351,7 +362,7 @@ class LearnerClient:
         elif response.reason == pb.REASON_STALE:
             log.warning("unroll %d was too old to train on", request.sequence)
         self._window.note_line(response.waited_seconds)
-        if response.join_again and not self._must_stop():
+        if response.join_again and not self._stays_for_good and not self._must_stop():
             self._ask_where_to_be()
         with self._changed:
             self._newest_version = max(self._newest_version, response.parameter_version)
@@ -376,6 +387,7 @@ class LearnerClient:
             try:
                 answer = self._attempt(attempt)
                 self._note_reached(reached=True)
+                self._heard_at = time.monotonic()
                 return answer
             except grpc.RpcError as error:
                 if self._closed.is_set():
@@ -389,7 +401,9 @@ class LearnerClient:
                     self._refuse(name, error)
                 else:
                     self._note_reached(reached=False)
-                    if self._sent_here and time.monotonic() - silent_since > _ASTRAY_SECONDS:
+                    # Not where a place in line took too long: calls that wait there say nothing of a learner that is well.
+                    unreachable = status == grpc.StatusCode.UNAVAILABLE and time.monotonic() - self._heard_at > _ASTRAY_SECONDS
+                    if self._sent_here and unreachable:
                         raise Astray(f"no answer from {self.address}: {status.name}: {error.details()}") from error
                     if time.monotonic() >= complain_at:
                         self._complain(name, error, time.monotonic() - silent_since)

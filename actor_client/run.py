@@ -12,6 +12,7 @@ from actor_client.client import Astray, Closed, LearnerClient, Redirect
 from actor_client.config import ActorConfig
 from actor_client.health import health_port
 from impala.environments import Hosting, VectorEnvironment
+from impala.errors import ConfigError, Refused
 from impala.networks import build_network
 from impala.tokens import read_token
 from impala.wire import Assignment
@@ -40,7 +41,7 @@ class ActorProcess:
         """Returns when the run is over or `stop` was called. A learner that came back with something else to run is joined anew.
 
         Raises:
-            ConfigError: the environment cannot be made on this machine, or the token would go to another learner in clear.
+            ConfigError: the environment cannot be made on this machine.
             Refused: the learner refuses this actor.
         """
         torch.set_num_threads(self._config.threads)
@@ -49,7 +50,7 @@ class ActorProcess:
             self._take_part_until_over(token, report)
 
     def _take_part_until_over(self, token: str | None, report: Callable[[bool], None]) -> None:
-        config = self._config
+        config, stays = self._config, False
         while not self._stopped.is_set():
             client = LearnerClient(
                 config.learner,
@@ -59,7 +60,8 @@ class ActorProcess:
                 token=token,
                 tls=config.tls(),
                 reached=report,
-                sent_here=config != self._config,
+                sent_here=config is not self._config,
+                stays=stays,
             )
             self._client = client
             try:
@@ -69,16 +71,29 @@ class ActorProcess:
                 if self._take_part(client):
                     return
                 # Without a redirect it starts over with the learner that it was given, which knows the others.
-                config = self._config if client.redirect is None else self._config.at(client.redirect.address)
+                config, stays = self._next(client.redirect)
             except Closed:
                 return
-            except Astray as error:
-                log.warning("%s; back to %s", error, self._config.learner)
-                config = self._config
+            except (Astray, Refused) as error:
+                # Only where another learner sent it: a name that is not on the certificate, a port that no firewall lets through.
+                if config is self._config or (isinstance(error, Refused) and client.joined):
+                    raise
+                log.warning("%s; back to %s, to stay there", error, self._config.learner)
+                config, stays = self._config, True
             finally:
                 client.close()
             # Sequences start over with a new client.
             self._incarnation = time.time_ns()
+
+    def _next(self, redirect: Redirect | None) -> tuple[ActorConfig, bool]:
+        """Returns how to go on, and whether to stay there."""
+        if redirect is None:
+            return self._config, False
+        try:
+            return self._config.at(redirect.address), False
+        except ConfigError as error:
+            log.warning("not going where %s sends this actor: %s", self._config.learner, error)
+            return self._config, True
 
     def _take_part(self, client: LearnerClient) -> bool:
         """Acts for one assignment; returns whether that was the last."""
@@ -103,7 +118,7 @@ class ActorProcess:
             environment.close()
         if client.run_over:
             log.info("the run is over")
-        return not client.reassigned and client.redirect is None
+        return client.run_over or not (client.reassigned or client.redirect)
 
 
 def _act(client: LearnerClient, actor: Actor) -> None:

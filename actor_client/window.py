@@ -9,15 +9,13 @@ from collections import deque
 _ROUND_TRIPS = 5
 _MEDIAN_OF = 9
 
-# A round trip is made up for from a tenth of a collection on; below that there is nothing to gain.
-_TOLERATED = 0.1
-
 
 class Window:
     """Counts unrolls that are under way.
 
-    On top of what the learner allows come as many as are collected during a round trip, for those are on their way. The time that
-    unrolls wait in line at the learner is taken off the round trip: where that is what limits, more of them would only grow old.
+    While one is collected, another may be on its way. Where a round trip takes longer than a collection, as many more come on top
+    of what the learner allows as are collected in the rest of it. The time that unrolls wait in line at the learner is taken off:
+    where that is what limits, more of them would only grow old. Where one at a time is allowed, nothing is added.
 
     Args:
         allowed: at once, besides; the one that is being collected included.
@@ -26,7 +24,7 @@ class Window:
 
     def __init__(self, allowed: int, *, most_on_the_way: int) -> None:
         self._allowed = allowed
-        self._most_on_the_way = most_on_the_way
+        self._most_on_the_way = most_on_the_way if allowed > 1 else 0
         self._changed = threading.Condition()
         self._under_way = 0
         self._on_the_way = 0
@@ -44,7 +42,7 @@ class Window:
     @property
     def waits_for_answers(self) -> bool:
         """Whether one unroll at a time is under way: collected, sent, answered."""
-        return self.size == 1
+        return self._allowed == 1
 
     def enter(self) -> None:
         """Waits until one more may be under way, or for `open`."""
@@ -86,6 +84,6 @@ class Window:
         if self._round_trips and self._collections:
             collection = max(statistics.median(self._collections), 1e-6)
             travelling = min(self._round_trips) - statistics.median(self._lines)
-            wanted = math.ceil(travelling / collection - _TOLERATED)
+            wanted = math.ceil(travelling / collection) - 1
             self._on_the_way = min(max(0, wanted), self._most_on_the_way)
             self._changed.notify_all()

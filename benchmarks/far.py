@@ -33,6 +33,11 @@ from run_directory.layout import RunDirectory
 LEARNER, ACTORS = "10.77.0.1", "10.77.0.2"
 PORT = 50051
 OUTPUT = Path("results/far.json")
+# Larger batches than the preset's, hence fewer updates while an unroll travels, and a learning rate that stands a lag of ten.
+FLAGS = [
+    *("--preset", "cartpole", "--envs", "64", "--batch-size", "128"),
+    *("--learning-rate", "1e-3", "--max-on-the-way", "16", "--total-steps", "2000000"),
+]
 _MTU = 1500
 # From <linux/if_tun.h>.
 _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
@@ -134,13 +139,14 @@ async def train(round_trip: float, megabits: float, flags: list[str]) -> dict[st
             "--token-file", str(certs / "token"),
             "--tls-cert", str(certs / "learner.pem"), "--tls-key", str(certs / "learner-key.pem"),
         )  # fmt: skip
+        actors = []
         for _ in range(2):
             secrets = ["--token-file", str(certs / "token"), "--tls-ca", str(certs / "ca.pem")]
-            processes.start(there, "actor_client", "--learner", f"{LEARNER}:{PORT}", *secrets)
-        while learner.poll() is None:
+            actors.append(processes.start(there, "actor_client", "--learner", f"{LEARNER}:{PORT}", *secrets))
+        while learner.poll() is None and not any(actor.poll() for actor in actors):
             await asyncio.sleep(0.1)
         if learner.returncode not in {0, 1}:
-            raise RuntimeError((folder / "0.log").read_text())
+            raise RuntimeError("\n".join(path.read_text() for path in sorted(folder.glob("*.log"))))
         return {"exit_code": learner.returncode, **_describe(folder / "run"), **_traffic(directions)}
 
 
@@ -173,15 +179,12 @@ def main() -> None:
     parser.add_argument("--round-trips", type=float, nargs="+", default=[0, 20, 50, 100], help="milliseconds")
     parser.add_argument("--megabits", type=float, default=100.0, help="bandwidth of each direction, a second")
     parser.add_argument("--times", type=int, default=3, help="runs at each round trip")
-    parser.add_argument(
-        "flags", nargs="*", help="after `--`: for impala-learner; default: a run of 600,000 steps that does not stop"
-    )
+    parser.add_argument("flags", nargs="*", default=FLAGS, help=f"after `--`: for impala-learner; default: {' '.join(FLAGS)}")
     arguments = parser.parse_args()
-    flags = arguments.flags or ["--preset", "cartpole", "--stop-at-return", "501"]
     runs: list[dict[str, Any]] = []
     for time in range(arguments.times):
         for round_trip in arguments.round_trips:
-            run = asyncio.run(train(round_trip / 1e3, arguments.megabits, flags))
+            run = asyncio.run(train(round_trip / 1e3, arguments.megabits, arguments.flags))
             runs.append({"round_trip_ms": round_trip, "time": time, **run})
             print(json.dumps(runs[-1]), flush=True)
     medians = {

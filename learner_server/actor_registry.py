@@ -73,7 +73,7 @@ class ActorRegistry:
     """The actors of a run, by id. Written by the gRPC event loop, read by the training thread.
 
     Args:
-        tasks: over which actors are spread, each new one to a task that has the fewest.
+        tasks: over which actors are spread, each new one to a task that has the fewest in all learners.
         rank, ranks: of this learner among those that train as one, so that no two actors of a run have the same index.
     """
 
@@ -83,6 +83,8 @@ class ActorRegistry:
         self._lock = threading.Lock()
         self._actors: dict[str, Actor] = {}
         self._next_index = rank
+        # Actors of each task that take part in other learners of the group, as far as this one was told.
+        self._elsewhere = [0] * tasks
 
     def join(self, actor_id: str, incarnation: int, host: str, environments: int) -> Actor:
         """Returns the actor, new or known, after it joined.
@@ -121,8 +123,31 @@ class ActorRegistry:
             return sum(actor.actor_id != but for actor in self._seen_within(ACTOR_SILENCE_SECONDS))
 
     def _neediest_task(self) -> int:
+        counts = [here + elsewhere for here, elsewhere in zip(self._by_task(), self._elsewhere, strict=True)]
+        # Learners that have heard nothing of each other yet begin with different tasks.
+        first = self._rank * self._tasks // self._ranks
+        return min(range(self._tasks), key=lambda task: (counts[task], (task - first) % self._tasks))
+
+    def _by_task(self) -> list[int]:
         taking_part = [actor.task for actor in self._seen_within(ACTOR_SILENCE_SECONDS)]
-        return min(range(self._tasks), key=taking_part.count)
+        return [taking_part.count(task) for task in range(self._tasks)]
+
+    def by_task(self) -> list[int]:
+        """Returns how many actors take part here in each task."""
+        with self._lock:
+            return self._by_task()
+
+    def note_elsewhere(self, by_task: Sequence[int]) -> None:
+        """Takes in how many actors take part in each task in the other learners; none where there are no others."""
+        with self._lock:
+            self._elsewhere = list(by_task) or [0] * self._tasks
+
+    def tasks_within(self, seconds: float) -> set[int]:
+        """Returns the tasks whose actors called within the last `seconds` or wait for an answer, those that were sent away too."""
+        since = time.monotonic() - seconds
+        with self._lock:
+            present = [actor for actor in self._actors.values() if actor.joins]
+            return {actor.task for actor in present if actor.last_seen >= since or actor.waiting}
 
     def find(self, actor_id: str, incarnation: int) -> Actor:
         """Returns an actor that joined this learner process, and notes that it was seen.

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from impala.addresses import LOOPBACK_HOSTS
+
 # An actor that was sent to another rank is taken for there for so long, after which that rank's own count has it or it went astray.
 _UNDER_WAY_SECONDS = 5.0
 
@@ -71,13 +73,16 @@ class Balance:
             here, loads = self._doors[self._rank], self._loads()
             loads[self._rank] = joined_here
             by_local_port = port == str(here.local_port) and here.local_port != here.port
-            ranks = [rank for rank, door in enumerate(self._doors) if door.machine == here.machine or not by_local_port]
+            local = by_local_port or host in LOOPBACK_HOSTS
+            ranks = [rank for rank, door in enumerate(self._doors) if door.machine == here.machine or not local]
             chosen = min(ranks, key=lambda rank: (loads[rank], rank != self._rank, rank))
             if chosen == self._rank:
                 return None
             self._sent.append((chosen, self._clock() + _UNDER_WAY_SECONDS))
             there = self._doors[chosen]
-        return f"127.0.0.1:{there.local_port}" if by_local_port else f"{there.host or host}:{there.port}"
+        if by_local_port:
+            return f"127.0.0.1:{there.local_port}"
+        return f"{host if local else there.host or host}:{there.port}"
 
     def send_one_away(self) -> bool:
         """Returns whether the actor that calls should go to another rank; true once for each that may."""

@@ -40,12 +40,14 @@ class Place:
         size: how many there are.
         local_rank: among those of this machine, from 0.
         machine: among the machines, from 0.
+        local_size: how many there are on this machine.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     machine: int = 0
+    local_size: int = 1
 
     @classmethod
     def of_environment(cls, environment: Mapping[str, str]) -> "Place":
@@ -60,11 +62,12 @@ class Place:
                 size=int(environment.get("WORLD_SIZE", 1)),
                 local_rank=int(environment.get("LOCAL_RANK", 0)),
                 machine=int(environment.get("GROUP_RANK", 0)),
+                local_size=int(environment.get("LOCAL_WORLD_SIZE", 1)),
             )
         except ValueError as error:
-            raise ConfigError(f"RANK, WORLD_SIZE, LOCAL_RANK, GROUP_RANK: expected torchrun's numbers, came {error}") from error
+            raise ConfigError(f"RANK, WORLD_SIZE and the like: expected torchrun's numbers, came {error}") from error
         if not 0 <= place.local_rank <= place.rank < place.size:
-            raise ConfigError(f"RANK, WORLD_SIZE, LOCAL_RANK, GROUP_RANK: expected LOCAL_RANK <= RANK < WORLD_SIZE, came {place}")
+            raise ConfigError(f"RANK, WORLD_SIZE and the like: expected LOCAL_RANK <= RANK < WORLD_SIZE, came {place}")
         return place
 
 
@@ -148,6 +151,8 @@ class TorchGroup(Group):
     def meeting(self) -> Iterator[None]:
         try:
             yield
+        except torch.OutOfMemoryError:  # a RuntimeError as well, and this rank's own
+            raise
         except RuntimeError as error:
             said = str(error).partition("\n")[0].partition(". ")[0]
             raise RankLost(f"rank {self.place.rank}: another of the {self.place.size} learners is gone ({said})") from error

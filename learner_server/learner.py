@@ -127,7 +127,8 @@ class Learner:
             group["lr"] = learning_rate
 
         self.transfer.await_uploads()
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._precision == "bfloat16"):
+        autocast = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._precision == "bfloat16")
+        with self._group.meeting(), autocast:
             loss = impala_loss(self.network, batch.unroll, self._loss_config, parameter_version=self.version, forward=self._forward)
         self._optimiser.zero_grad(set_to_none=True)
         with self._group.meeting():

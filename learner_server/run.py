@@ -1,5 +1,6 @@
 """A learner process from start to end: puts the parts together, trains, and takes them apart again."""
 
+import itertools
 import logging
 import re
 import threading
@@ -56,6 +57,20 @@ _STOP_GRACE_SECONDS = 2.0
 # Taking a process with torch in it apart takes seconds on a machine that is busy.
 _ACTOR_GRACE_SECONDS = 5.0
 
+# Settings in which the learners of a group may differ: those of their machine.
+_OWN_SETTINGS = (
+    "listen",
+    "advertise",
+    "health",
+    "metrics",
+    "token_file",
+    "tls_cert",
+    "tls_key",
+    "tls_client_ca",
+    "run_dir",
+    "threads",
+)
+
 _HEADLINES = {End.SOLVED: "[bold green]solved[/]", End.STOPPED: "stopped", End.TOTAL_STEPS: "out of steps"}
 
 
@@ -78,7 +93,11 @@ def run_learner(config: LearnerConfig, console: Console, stop: threading.Event, 
     device, agent = _device(config, place), config.agent()
     spec = agent_spec(agent, config.hosting())
     access = _Access.of(config)
+    _check_ports(config, place)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # streams and events are the current device's unless told otherwise
     group, tasks = join_group(place, device), len(config.env)
+    _check_alike(config, group)
     directory = None if place.rank else RunDirectory(config.run_dir or default_run_dir(config))
     with nullcontext() if directory is None else directory.claim(config.identity(), config.to_json()):
         start = share_starting_point(group, tasks, None if directory is None else find_starting_point(directory, tasks))
@@ -280,7 +299,8 @@ class _Service:
             self._console.print(said + (" for each learner" if self._place.size > 1 else ""), highlight=False)
         replay = TrajectoryReplay(config.replay_unrolls, seed=config.seed + self._place.rank)
         if self._start.checkpoint is not None:
-            states = self._start.checkpoint.state["replay_random_states"]
+            state = self._start.checkpoint.state
+            states = state.get("replay_random_states") or [state["replay_random_state"]]
             if self._place.rank < len(states):  # as many learners as before, or fewer
                 replay.random_state = states[self._place.rank]
         return replay
@@ -347,6 +367,30 @@ def nth_address(address: str, index: int) -> str:
     """Returns HOST:PORT with a port that many higher, for one learner of several on a machine; port 0 stays: any free one."""
     host, _, port = address.rpartition(":")
     return f"{host}:{int(port) + index if int(port) else 0}"
+
+
+def _check_ports(config: LearnerConfig, place: Place) -> None:
+    """Raises ConfigError where two ports of the learners of this machine are the same."""
+    numbered = {"listen": config.listen, "health": config.health}
+    each = {name: split_address(address, field=name)[1] for name, address in numbered.items() if address is not None}
+    taken = {name: {port + index for index in range(place.local_size)} for name, port in each.items() if port}
+    if config.metrics is not None:
+        taken["metrics"] = {split_address(config.metrics, field="metrics")[1]} - {0}
+    for (first, ports), (second, others) in itertools.combinations(taken.items(), 2):
+        if ports & others:
+            expected = f"none of those of {first}, {min(ports)} to {max(ports)} for {place.local_size} learners"
+            raise ConfigError(f"{second}: expected {expected}, came {min(others)}")
+
+
+def _check_alike(config: LearnerConfig, group: Group) -> None:
+    """Raises ConfigError where the learners of a group were started with different settings."""
+    everyone = group.collect({**config.to_json(), **dict.fromkeys(_OWN_SETTINGS)})
+    for rank, theirs in enumerate(everyone):
+        different = sorted(name for name, value in theirs.items() if value != everyone[0][name])
+        if different:
+            name = different[0]
+            came = f"{everyone[0][name]!r} for rank 0, {theirs[name]!r} for rank {rank}"
+            raise ConfigError(f"{name}: expected the same of every learner, came {came}")
 
 
 def _device(config: LearnerConfig, place: Place) -> torch.device:

@@ -125,7 +125,7 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         if request.environments > self._spec.max_environments:
             raise InvalidMessage("environments", f"at most {self._spec.max_environments}", f"{request.environments}")
         check_actor_id(request.actor_id)
-        if not request.stay:
+        if not request.stay and not self._run_over:
             elsewhere = self._balance.place(request.called, self._actors.taking_part(but=request.actor_id))
             if elsewhere is not None:
                 self._actors.send_away(request.actor_id)

@@ -261,13 +261,15 @@ class Training:
             self._look_after_actors()
         except ImpalaError as error:
             self.failure = error
-        self._queue.serve({actor.task for actor in self._actors.seen_within(_TASK_SILENCE_SECONDS)})
+        self._queue.serve(self._actors.tasks_within(_TASK_SILENCE_SECONDS))
 
     def _log(self, ended: str | None = None) -> dict[str, Any]:
         self._next_log = time.monotonic() + self._config.log_seconds
         self._logged_version = self._learner.version
         ranks = self._group.collect(self._report())
         self._balance.update([Door(**report["door"]) for report in ranks])
+        others = [report["actors_by_task"] for rank, report in enumerate(ranks) if rank != self._group.place.rank]
+        self._actors.note_elsewhere([sum(counts) for counts in zip(*others, strict=True)])
         for report in ranks[1:]:
             self._episodes.add_news(report["episodes"])
         figures = self._figures(ranks)
@@ -285,6 +287,7 @@ class Training:
             "interval": self._interval.take(),
             "episodes": self._episodes.take(),
             "door": self._door(self._actors.taking_part()).to_json(),
+            "actors_by_task": self._actors.by_task(),
             "refused": self._refused(),
             "parameter_encodings": self._store.encodings,
         }
@@ -376,10 +379,10 @@ class Training:
             "account": asdict(self._queue.account()),
             "actors": self._actors.to_json(),
             "replay_random_state": None if self._replay is None else self._replay.random_state,
-            "weights": float(torch.stack(weights).sum()),
+            "weights": repr(float(torch.stack(weights).sum())),
         }
 
-    def _compare(self, weights: Sequence[float]) -> None:
+    def _compare(self, weights: Sequence[str]) -> None:
         # Every rank computes each version for itself, from the same gradients: bit for bit the same, unless machines differ.
         different = [rank for rank, total in enumerate(weights) if total != weights[0]]
         if different:

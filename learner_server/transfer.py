@@ -118,7 +118,7 @@ class CudaTransfer(Transfer):
                 self._downloaded[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
             self._downloaded[name].copy_(tensor, non_blocking=True)
         arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        arrived.record()
+        arrived.record(torch.cuda.current_stream(self.device))
 
         def wait() -> Mapping[str, Tensor]:
             arrived.synchronize()

@@ -344,3 +344,29 @@ def test_an_actor_that_was_sent_away_takes_no_part_until_it_joins_again() -> Non
     assert (registry.taking_part(), registry.taking_part(but="b")) == (1, 0)
     registry.join("a", 1, "host", 2)
     assert registry.taking_part() == 2
+
+
+def test_learners_that_know_nothing_of_each_other_begin_with_different_tasks() -> None:
+    registries = [ActorRegistry(4, rank=rank, ranks=2) for rank in range(2)]
+    assert [tasks_of(registry, "a", "b") for registry in registries] == [[0, 1], [2, 3]]
+
+
+def test_an_actor_is_given_the_task_that_has_the_fewest_in_all_learners() -> None:
+    registry = ActorRegistry(3)
+    registry.note_elsewhere([1, 1, 0])
+    assert tasks_of(registry, "a", "b", "c", "d") == [2, 0, 1, 2]
+    assert registry.by_task() == [1, 1, 2]
+    registry.note_elsewhere([])
+    assert tasks_of(registry, "e") == [0]
+
+
+def test_a_task_is_served_while_an_actor_that_was_sent_away_still_waits_in_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, registry = Clock(monkeypatch), ActorRegistry(2)
+    actors = [registry.join(actor_id, 1, "host", 2) for actor_id in ("a", "b")]
+    registry.send_away("b")
+    with registry.waiting(actors[1]):
+        clock.now += 60.0
+        registry.find("a", 1)
+        assert registry.tasks_within(30.0) == {0, 1}
+    clock.now += 60.0
+    assert registry.tasks_within(30.0) == set()

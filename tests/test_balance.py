@@ -83,10 +83,11 @@ def test_an_actor_is_sent_on_in_the_terms_in_which_it_called() -> None:
     assert balance(1, 0).place("127.0.0.1:8000", 1) == "127.0.0.1:5001"
 
 
-def test_a_learner_without_tls_has_one_port_for_all() -> None:
+def test_without_tls_a_local_actor_is_told_by_how_it_called() -> None:
     made = Balance()
-    made.update(doors(1, 0, hosts=("", "other.example"), local=5000))  # type: ignore[arg-type]
-    assert made.place("127.0.0.1:5000", 1) == "other.example:5001"
+    made.update(doors(9, 0, 5, hosts=("", "other.example", "here.example"), machines=(0, 1, 0), local=5000))
+    assert made.place("127.0.0.1:5000", 9) == "127.0.0.1:5002"
+    assert made.place("here.example:5000", 9) == "other.example:5001"
 
 
 def test_a_local_actor_stays_on_its_machine() -> None:

@@ -14,11 +14,12 @@ from impala.config import LossConfig, OptimiserConfig
 from impala.errors import ConfigError
 from impala.networks import Network
 from impala.unroll import Unroll, idle_unroll
+from learner_server.config import LearnerConfig
 from learner_server.group import Group, Place, RankLost
 from learner_server.learner import Learner
 from learner_server.resume import StartingPoint, share_starting_point
 from learner_server.rounds import End
-from learner_server.run import _state_spec
+from learner_server.run import _check_alike, _check_ports, _state_spec
 from run_directory.checkpoint import Checkpoint, load_newest_checkpoint
 from run_directory.journal import read_metrics
 from tests.network_cases import Case
@@ -40,8 +41,8 @@ def ranks() -> Iterator[Ranks]:
 
 
 def test_torchrun_says_where_a_process_is() -> None:
-    environment = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "GROUP_RANK": "1", "HOME": "/"}
-    assert Place.of_environment(environment) == Place(rank=5, size=8, local_rank=1, machine=1)
+    environment = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "GROUP_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
+    assert Place.of_environment(environment) == Place(rank=5, size=8, local_rank=1, machine=1, local_size=4)
 
 
 def test_without_torchrun_a_learner_is_by_itself() -> None:
@@ -53,8 +54,37 @@ def test_without_torchrun_a_learner_is_by_itself() -> None:
     [{"RANK": "x"}, {"RANK": "2", "WORLD_SIZE": "2"}, {"RANK": "-1"}, {"RANK": "0", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}],
 )
 def test_what_torchrun_would_not_say_is_refused(environment: dict[str, str]) -> None:
-    with pytest.raises(ConfigError, match="RANK, WORLD_SIZE, LOCAL_RANK, GROUP_RANK: expected"):
+    with pytest.raises(ConfigError, match="RANK, WORLD_SIZE and the like: expected"):
         Place.of_environment(environment)
+
+
+def refusal(config: LearnerConfig, place: Place) -> str:
+    with pytest.raises(ConfigError) as caught:
+        _check_ports(config, place)
+    return str(caught.value)
+
+
+def test_the_ports_of_a_machines_learners_are_apart() -> None:
+    two = Place(size=2, local_size=2)
+    config = LearnerConfig(env=("A",), listen="127.0.0.1:50051", health="127.0.0.1:50052", metrics="127.0.0.1:50053")
+    assert refusal(config, two) == "health: expected none of those of listen, 50051 to 50052 for 2 learners, came 50052"
+    assert refusal(replace(config, health="127.0.0.1:50060", metrics="127.0.0.1:50061"), two).startswith(
+        "metrics: expected none of those of health"
+    )
+    _check_ports(config, Place())
+    _check_ports(replace(config, health="127.0.0.1:50060"), two)
+    _check_ports(LearnerConfig(env=("A",), health="127.0.0.1:0", metrics="127.0.0.1:0"), two)
+
+
+def _start_unlike(group: Group) -> None:
+    config = LearnerConfig(env=("A",), listen=f"127.0.0.1:{5000 + group.place.rank}")
+    _check_alike(config, group)
+    with pytest.raises(ConfigError, match="batch_size: expected the same of every learner, came 32 for rank 0, 33 for rank 1"):
+        _check_alike(replace(config, batch_size=32 + group.place.rank), group)
+
+
+def test_learners_that_were_started_unlike_refuse_to_train(ranks: Ranks) -> None:
+    ranks(_start_unlike)
 
 
 # --- What they say to each other

@@ -10,7 +10,7 @@ from actor_client import client as client_module
 from actor_client.client import Astray, LearnerClient, Redirect
 from actor_client.config import ActorConfig
 from actor_client.run import ActorProcess
-from impala.errors import ConfigError
+from impala.errors import ConfigError, Refused
 from impala.wire import Assignment
 from learner_server.balance import Balance, Door
 from tests.service import Service, free_port, running_service, wait_until
@@ -30,13 +30,12 @@ def sends_to(port: int) -> Balance:
 
 
 @contextmanager
-def joined(service: Service, *, stay: bool = False) -> Iterator[LearnerClient]:
+def joined(service: Service) -> Iterator[LearnerClient]:
     """Yields a client that takes part, having joined as one that was sent there."""
     with new_client(service.address) as client:
-        client._sent_here = True
+        client._stays = True
         assignment = client.join(0)
         assert isinstance(assignment, Assignment)
-        client._sent_here = stay
         client.start(assignment)
         yield client
 
@@ -164,13 +163,63 @@ def test_an_actor_process_acts_where_it_is_sent() -> None:
             assert not thread.is_alive()
 
 
-def test_an_actor_process_that_was_sent_to_nobody_asks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_actor_process_that_finds_nobody_where_it_was_sent_comes_back_and_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the learner would send it there again, and again: a port that no firewall lets through."""
     monkeypatch.setattr(client_module, "_ASTRAY_SECONDS", 0.0)
-    balance = sends_to(free_port())
-    with running_service(balance=balance, capacity=10**9) as here, actor_process(here.address):
-        wait_until(lambda: len(balance._sent) > 0)
-        balance.update(doors({1: 0, 2: 9}))
+    with running_service(balance=sends_to(free_port()), capacity=10**9) as here, actor_process(here.address):
         wait_until(lambda: steps_recorded(here) > 0)
+
+
+def test_an_actor_process_that_is_refused_where_it_was_sent_comes_back_and_stays() -> None:
+    with running_service() as there:
+        # A later life of the same actor, so that this one is turned away.
+        there.join("actor", incarnation=2**62)
+        balance = sends_to(int(there.address.rpartition(":")[2]))
+        with running_service(balance=balance, capacity=10**9) as here, actor_process(here.address):
+            wait_until(lambda: steps_recorded(here) > 0)
+
+
+def test_an_actor_process_that_is_refused_where_it_was_started_ends() -> None:
+    with running_service() as service:
+        service.join("actor", incarnation=2**62)
+        process = ActorProcess(ActorConfig(learner=service.address), actor_id="actor", incarnation=1, host="here")
+        with pytest.raises(Refused, match="incarnation"):
+            process.run()
+
+
+@pytest.mark.parametrize("address", ["nonsense", "elsewhere.example:5001"])
+def test_an_actor_process_does_not_go_where_it_may_not(address: str) -> None:
+    config = ActorConfig(learner="127.0.0.1:5000", token_file=__file__)  # type: ignore[arg-type]
+    process = ActorProcess(config, actor_id="actor", incarnation=1, host="here")
+    assert process._next(Redirect(address)) == (config, True)
+    assert process._next(Redirect("127.0.0.1:5001")) == (config.at("127.0.0.1:5001"), False)
+    assert process._next(None) == (config, False)
+
+
+def test_an_actor_that_came_back_to_stay_is_not_asked_to_go_again() -> None:
+    balance = sends_to(5001)
+    with running_service(balance=balance, capacity=10**9) as service, joined(service) as client:
+        client._stays_for_good = True
+        for _ in range(5):
+            assert submit(client)
+        wait_until(lambda: steps_recorded(service) == 5 * STEPS)
+        assert client.redirect is None
+
+
+def test_a_run_that_is_over_sends_nobody_elsewhere() -> None:
+    with running_service(balance=sends_to(5001)) as service, new_client(service.address) as client:
+        service.server.call(service.servicer.end_run)
+        assert isinstance(client.join(0), Assignment)
+
+
+def test_an_actor_that_hears_the_end_of_the_run_while_it_is_sent_away_ends() -> None:
+    with running_service(capacity=10**9) as service:
+        process = ActorProcess(ActorConfig(learner=service.address), actor_id="actor", incarnation=1, host="here")
+        with new_client(service.address) as client:
+            service.server.call(service.servicer.end_run)
+            client._redirect = Redirect("127.0.0.1:5001")
+            client._run_over.set()
+            assert process._take_part(client)
 
 
 def test_a_token_is_not_sent_to_another_machine_in_clear() -> None:
