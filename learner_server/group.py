@@ -128,6 +128,7 @@ class TorchGroup(Group):
         device: what it trains on.
 
     Raises:
+        ConfigError: torchrun did not start them.
         RankLost: they did not all come.
     """
 
@@ -135,7 +136,10 @@ class TorchGroup(Group):
         self.place = place
         with self.meeting():
             backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-            dist.init_process_group(backend, timeout=_PATIENCE, rank=place.rank, world_size=place.size)
+            try:
+                dist.init_process_group(backend, timeout=_PATIENCE, rank=place.rank, world_size=place.size)
+            except ValueError as error:  # what torchrun also says in the environment: where they meet
+                raise ConfigError(f"several learners: expected torchrun to start them, came {error}") from error
 
     def wrap(self, network: Network) -> Callable[..., NetworkOutput]:
         # Statistics are the same everywhere after every step; torch need not send them again before the next one.
@@ -209,6 +213,6 @@ def join_group(place: Place, device: torch.device) -> Group:
     """Returns the group of a process: torchrun's, or one of its own.
 
     Raises:
-        RankLost: another process did not come.
+        ConfigError, RankLost: see `TorchGroup`.
     """
     return TorchGroup(place, device) if place.size > 1 else Group()

@@ -15,7 +15,7 @@ from impala.errors import ConfigError
 from impala.networks import Network
 from impala.unroll import Unroll, idle_unroll
 from learner_server.config import LearnerConfig
-from learner_server.group import Group, Place, RankLost
+from learner_server.group import Group, Place, RankLost, join_group
 from learner_server.learner import Learner
 from learner_server.resume import StartingPoint, share_starting_point
 from learner_server.rounds import End
@@ -56,6 +56,12 @@ def test_without_torchrun_a_learner_is_by_itself() -> None:
 def test_what_torchrun_would_not_say_is_refused(environment: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match="RANK, WORLD_SIZE and the like: expected"):
         Place.of_environment(environment)
+
+
+def test_ranks_that_torchrun_did_not_start_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(ConfigError, match="several learners: expected torchrun to start them, came .*MASTER_ADDR"):
+        join_group(Place(size=2), torch.device("cpu"))
 
 
 def refusal(config: LearnerConfig, place: Place) -> str:
