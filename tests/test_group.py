@@ -60,7 +60,7 @@ def test_what_torchrun_would_not_say_is_refused(environment: dict[str, str]) -> 
 
 def test_ranks_that_torchrun_did_not_start_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MASTER_ADDR", raising=False)
-    with pytest.raises(ConfigError, match="several learners: expected torchrun to start them, came .*MASTER_ADDR"):
+    with pytest.raises(ConfigError, match=r"several learners: expected torchrun to start them, came .*MASTER_ADDR"):
         join_group(Place(size=2), torch.device("cpu"))
 
 
