@@ -16,7 +16,7 @@ class Door:
     """Where a rank is called, and by how many actors.
 
     Attributes:
-        host: empty for whatever host rank 0 is called by.
+        host: empty for the one by which the actor called the rank that sends it there.
         port: with TLS where there is any.
         local_port: of 127.0.0.1, without TLS, for the actors of its own machine.
         machine: tells machines apart.

@@ -78,6 +78,7 @@ def test_the_ports_of_a_machines_learners_are_apart() -> None:
         "metrics: expected none of those of health"
     )
     _check_ports(config, Place())
+    _check_ports(replace(config, health="127.0.0.2:50051"), Place())
     _check_ports(replace(config, health="127.0.0.1:50060"), two)
     _check_ports(LearnerConfig(env=("A",), health="127.0.0.1:0", metrics="127.0.0.1:0"), two)
 
