@@ -5,8 +5,6 @@ import threading
 import time
 from collections.abc import Callable
 
-import torch
-
 from actor_client.actor import Actor
 from actor_client.client import Astray, Closed, LearnerClient, Redirect
 from actor_client.config import ActorConfig
@@ -14,6 +12,7 @@ from actor_client.health import health_port
 from impala.environments import Hosting, VectorEnvironment
 from impala.errors import ConfigError, Refused
 from impala.networks import build_network
+from impala.processor import prepare_processor
 from impala.tokens import read_token
 from impala.wire import Assignment
 
@@ -44,7 +43,7 @@ class ActorProcess:
             ConfigError: the environment cannot be made on this machine.
             Refused: the learner refuses this actor.
         """
-        torch.set_num_threads(self._config.threads)
+        prepare_processor(self._config.threads)
         token = read_token(self._config.token_file) if self._config.token_file else None
         with health_port(self._config.health) as report:
             self._take_part_until_over(token, report)

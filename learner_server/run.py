@@ -19,6 +19,7 @@ from impala.addresses import split_address
 from impala.environments import agent_spec
 from impala.errors import ConfigError, ImpalaError
 from impala.networks import Network, build_network
+from impala.processor import prepare_processor
 from impala.replay import TrajectoryReplay
 from impala.specs import EntrySpec, EnvironmentSpec, UnrollSpec
 from impala.tokens import read_token
@@ -88,7 +89,7 @@ def run_learner(config: LearnerConfig, console: Console, stop: threading.Event, 
         ConfigError: this cannot run at all.
         ImpalaError: it could not go on.
     """
-    torch.set_num_threads(config.threads)
+    prepare_processor(config.threads)
     place = place or Place()
     device, agent = _device(config, place), config.agent()
     spec = agent_spec(agent, config.hosting())

@@ -37,6 +37,19 @@ def test_a_fully_connected_layer_sees_what_the_convolutions_leave(trunk: str, si
     assert columns in {parameter.shape[-1] for name, parameter in torso.named_parameters() if name.endswith("weight")}
 
 
+@pytest.mark.parametrize(("trunk", "size"), [("minatar", 10), ("shallow", 84), ("deep", 84)])
+def test_features_are_flattened_as_they_lie_in_memory(trunk: str, size: int) -> None:
+    spec = make_spec(image=entry("float32", 4, size, size))
+    torso = ConvolutionalTorso(EnvironmentSpec(observations=spec.observations, actions=spec.actions), {"image": trunk})
+    seen: dict[str, int] = {}
+    linear = next(module for module in torso.modules() if isinstance(module, torch.nn.Linear))
+    before = next(module for module in torso.modules() if type(module).__name__ == "_Flatten")
+    before.register_forward_pre_hook(lambda _, came: seen.update(before=came[0].data_ptr()))
+    linear.register_forward_pre_hook(lambda _, came: seen.update(after=came[0].data_ptr()))
+    torso({"image": torch.randn(2, 4, size, size).contiguous(memory_format=torch.channels_last)})
+    assert seen["before"] == seen["after"]
+
+
 def test_each_image_has_a_trunk_of_its_own() -> None:
     spec = make_spec(a=entry("float32", 1, 5, 5), b=entry("float32", 1, 5, 5))
     torso = ConvolutionalTorso(spec, {"b": "minatar", "a": "minatar"})
