@@ -34,6 +34,9 @@ class NetworkConfig:
     action_std: float = 1.0
     """Standard deviation of real-valued actions at the start, in the action's units; it is learnt. Actions are clipped at their
     bounds: a deviation far beyond them tries the bounds alone."""
+    squash_means: bool = False
+    """Pass the means of real-valued actions through tanh, so that they stay within bounds. Beyond its bounds an action is clipped:
+    a mean that got there moves on without a word from the reward, and does not come back."""
     last_action_reward: bool = False
     """Show the network the action and the clipped reward that led to each observation, as in the paper's Figure 3."""
     normalise_observations: bool = False

@@ -45,6 +45,7 @@ def build_network(config: NetworkConfig, spec: EnvironmentSpec, *, allowed_modul
         lstm_size=config.lstm_size,
         forget_bias=config.lstm_forget_bias,
         action_std=config.action_std,
+        squash_means=config.squash_means,
         normalise_returns=config.normalise_returns,
     )
 

@@ -41,6 +41,7 @@ class Network(nn.Module):
         separate_value: whether it has; without an LSTM only.
         lstm_size, forget_bias: H, 0 for no LSTM; and where its forget gates begin.
         action_std: of real-valued actions at the start.
+        squash_means: whether their means stay between -1 and 1.
         normalise_returns: whether value targets are normalised, by task.
 
     Attributes:
@@ -60,6 +61,7 @@ class Network(nn.Module):
         lstm_size: int,
         forget_bias: float,
         action_std: float,
+        squash_means: bool,
         normalise_returns: bool,
     ) -> None:
         assert not (separate_value and lstm_size), "policy and value share an LSTM"
@@ -70,6 +72,7 @@ class Network(nn.Module):
         self._tasks = spec.observations[TASK].categories[0] if TASK in spec.observations else 1
         self._lstm_size = lstm_size
         self._dimensions = spec.actions.dimensions
+        self._squash_means = squash_means
         self._has_state = frames.count > 1 or lstm_size > 0
         self.torso = make_torso()
         self.lstm = LSTM(self.torso.output_size, lstm_size, forget_bias=forget_bias) if lstm_size else None
@@ -164,7 +167,8 @@ class Network(nn.Module):
         # float32, whatever the torso was computed in: probabilities of a policy in bfloat16 would be off by a percent.
         policy: Tensor = self.policy_head(features).float()
         if self._dimensions:
-            policy = torch.cat([policy, self.log_std.expand_as(policy)], -1)
+            means = policy.tanh() if self._squash_means else policy
+            policy = torch.cat([means, self.log_std.expand_as(means)], -1)
         return policy if action_mask is None else self.distribution.mask(policy, action_mask)
 
     def _values(self, features: Tensor, observations: Mapping[str, Tensor]) -> Tensor:
