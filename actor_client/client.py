@@ -26,6 +26,7 @@ from impala.wire import (
     MAX_MESSAGE_BYTES,
     PROTOCOL_VERSION,
     Assignment,
+    Compressor,
     decode_assignment,
     decode_parameters,
     encode_episodes,
@@ -143,6 +144,7 @@ class LearnerClient:
         self._reassigned = threading.Event()
         self._failure: Exception | None = None
         self._assignment: Assignment | None = None
+        self._compressor: Compressor | None = None
         self._joining = threading.Lock()
         self._changed = threading.Condition()
         self._parameters: Parameters | None = None
@@ -173,6 +175,7 @@ class LearnerClient:
             environments=self._environments,
             called=self.address,
             stay=stay,
+            encodings=[pb.ENCODING_ZSTD],
         )
         response = self._call("Join", partial(self._stub.Join.future, request, timeout=_JOIN_SECONDS, metadata=self._metadata))
         if response.redirect and not stay:
@@ -183,6 +186,7 @@ class LearnerClient:
     def start(self, assignment: Assignment) -> None:
         """Starts fetching weights and sending unrolls for an assignment."""
         self._assignment = assignment
+        self._compressor = Compressor() if assignment.compresses else None
         self._window = Window(assignment.max_in_flight, most_on_the_way=assignment.max_on_the_way)
         self._start_thread("fetch", self._fetch_forever)
         self._start_thread("measure", self._measure_forever)
@@ -247,7 +251,7 @@ class LearnerClient:
             incarnation=self._incarnation,
             sequence=self._sequence,
             spec_digest=self._assignment.spec_digest,
-            unroll=encode_unroll(unroll),
+            unroll=encode_unroll(unroll, self._compressor),
             episodes=encode_episodes(episodes),
         )
         self._raise_failure()

@@ -92,6 +92,9 @@ class LearnerConfig:
     max_on_the_way: int = 16
     """Unrolls that an actor far away may have under way besides, so that it need not wait while they travel. 0: it waits, and
     policy lag is least."""
+    compress: bool = True
+    """Have actors compress what becomes a quarter smaller by it, as frames do. Not worth it where nothing of an observation repeats
+    and the network is fast."""
     max_policy_lag: int = 1000
     """Unrolls of weights that are more versions old than this are dropped."""
     max_envs: int = 1024

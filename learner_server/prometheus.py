@@ -18,6 +18,7 @@ COUNTERS = {
     "episodes": "Episodes that actors finished.",
     "steps_received": "Agent steps in valid unrolls.",
     "steps_dropped": "Agent steps received and not trained on.",
+    "bytes_received": "Bytes of messages from actors, since this process started.",
 }
 GAUGES = {
     "actors": "Actors that called within the last 10 s.",

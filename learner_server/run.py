@@ -254,6 +254,7 @@ class _Service:
             start=self._start,
             replay=self._replay(),
             refused=lambda: dict(self._servicer.refused),
+            bytes_received=lambda: self._servicer.bytes_received,
             show=show,
             look_after_actors=lambda: None if actors is None else actors.look_after(),
             group=self._group,
@@ -355,6 +356,7 @@ class _Service:
             seed=seed % 2**31,
             max_in_flight=self._config.max_in_flight,
             max_on_the_way=self._config.max_on_the_way,
+            compresses=self._config.compress,
         )
 
 

@@ -115,7 +115,7 @@ class LearnerServer:
         self._loop.close()
 
     async def _serve(self) -> int:
-        interceptors: list[grpc.aio.ServerInterceptor] = [UnreadMessages(self._servicer.refused.update)]
+        interceptors: list[grpc.aio.ServerInterceptor] = [Messages(self._servicer.refused.update, self._servicer.count_bytes)]
         if self._token is not None:
             interceptors.insert(0, TokenCheck(self._token, self._servicer.refused.update))
         self._server = grpc.aio.server(options=_OPTIONS, interceptors=interceptors)
@@ -167,16 +167,17 @@ class LearnerServer:
         await asyncio.gather(*left, return_exceptions=True)
 
 
-class UnreadMessages(grpc.aio.ServerInterceptor):
-    """Counts calls whose message no handler can read.
+class Messages(grpc.aio.ServerInterceptor):
+    """Reads messages, counts their bytes, and counts calls whose message no handler can read.
 
     One over the size limit gRPC itself answers, with RESOURCE_EXHAUSTED, before any handler runs; the one trace it leaves here is a
     call that ends without its handler having been called. Bytes that are not the message at all gRPC would answer with UNKNOWN and
     a traceback in the log; they are INVALID_ARGUMENT like every other malformed message.
     """
 
-    def __init__(self, count: Callable[[list[str]], None]) -> None:
+    def __init__(self, count: Callable[[list[str]], None], count_bytes: Callable[[int], None]) -> None:
         self._count = count
+        self._count_bytes = count_bytes
 
     async def intercept_service(
         self,
@@ -194,6 +195,7 @@ class UnreadMessages(grpc.aio.ServerInterceptor):
 
         async def reading(message: bytes, context: Any) -> Any:
             was_read[0] = True
+            self._count_bytes(len(message))
             try:
                 request = handler.request_deserializer(message)  # type: ignore[misc]
             except DecodeError:

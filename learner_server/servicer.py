@@ -8,6 +8,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -112,6 +113,12 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         self._entering: dict[tuple[str, int, int], asyncio.Task[float]] = {}
         self._run_over = False
         self.refused: Counter[str] = Counter()
+        # Of all messages, whatever became of them.
+        self.bytes_received = 0
+
+    def count_bytes(self, size: int) -> None:
+        """Counts a message that came."""
+        self.bytes_received += size
 
     def end_run(self) -> None:
         """From now on every submission is answered with REASON_RUN_OVER."""
@@ -132,7 +139,9 @@ class LearnerServicer(pb_grpc.LearnerServicer):
                 return pb.JoinResponse(redirect=elsewhere)
         actor = self._actors.join(request.actor_id, request.incarnation, request.host, request.environments)
         log.info("actor %s joined from %s (%s)", actor.actor_id, actor.host or "an unnamed host", context.peer())
-        return encode_assignment(self._assign(actor, request.environments))
+        assignment = self._assign(actor, request.environments)
+        compresses = assignment.compresses and pb.ENCODING_ZSTD in request.encodings
+        return encode_assignment(replace(assignment, compresses=compresses))
 
     @_answers_errors
     async def GetParameters(  # noqa: N802 - the .proto's name

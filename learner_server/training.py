@@ -53,6 +53,7 @@ class Training:
         start: where the run stands.
         replay: where part of each batch comes from; None for none.
         refused: returns the counts of refused messages, by status and field.
+        bytes_received: returns the bytes of all messages so far.
         show: called with each log interval's figures.
         look_after_actors: called once a log interval; what it raises of ours ends the run as FAILED.
         group: the learners that train as one.
@@ -75,6 +76,7 @@ class Training:
         start: StartingPoint,
         replay: TrajectoryReplay | None,
         refused: Callable[[], dict[str, int]],
+        bytes_received: Callable[[], int],
         show: Callable[[dict[str, Any]], None],
         look_after_actors: Callable[[], None],
         group: Group | None = None,
@@ -93,6 +95,7 @@ class Training:
         self._start = start
         self._replay = replay
         self._refused = refused
+        self._bytes_received = bytes_received
         self._show = show
         self._look_after_actors = look_after_actors
         self._group = group or Group()
@@ -289,6 +292,7 @@ class Training:
             "door": self._door(self._actors.taking_part()).to_json(),
             "actors_by_task": self._actors.by_task(),
             "refused": self._refused(),
+            "bytes_received": self._bytes_received(),
             "parameter_encodings": self._store.encodings,
         }
 
@@ -320,6 +324,7 @@ class Training:
             "actors": sum(report["door"]["actors"] for report in ranks),
             "actors_by_rank": [report["door"]["actors"] for report in ranks],
             "refused": dict(refused),
+            "bytes_received": sum(report["bytes_received"] for report in ranks),
             "parameter_encodings": sum(report["parameter_encodings"] for report in ranks),
         }
 

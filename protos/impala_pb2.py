@@ -24,19 +24,19 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13protos/impala.proto\x12\timpala.v1\"m\n\x06Tensor\x12\x1f\n\x05\x64type\x18\x01 \x01(\x0e\x32\x10.impala.v1.DType\x12\r\n\x05shape\x18\x02 \x03(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12%\n\x08\x65ncoding\x18\x04 \x01(\x0e\x32\x13.impala.v1.Encoding\">\n\x0bNamedTensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12!\n\x06tensor\x18\x02 \x01(\x0b\x32\x11.impala.v1.Tensor\"^\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1f\n\x05\x64type\x18\x02 \x01(\x0e\x32\x10.impala.v1.DType\x12\r\n\x05shape\x18\x03 \x03(\x04\x12\x12\n\ncategories\x18\x04 \x03(\x04\"?\n\nActionSpec\x12\r\n\x05sizes\x18\x01 \x03(\x04\x12\x12\n\ndimensions\x18\x02 \x01(\x04\x12\x0e\n\x06single\x18\x03 \x01(\x08\"\x90\x01\n\x0bJoinRequest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x10\n\x08\x61\x63tor_id\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\x12\x0c\n\x04host\x18\x04 \x01(\t\x12\x14\n\x0c\x65nvironments\x18\x05 \x01(\r\x12\x0e\n\x06\x63\x61lled\x18\x06 \x01(\t\x12\x0c\n\x04stay\x18\x07 \x01(\x08\"\xa2\x04\n\x0cJoinResponse\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bspec_digest\x18\x03 \x01(\t\x12\x16\n\x0e\x65nvironment_id\x18\x04 \x01(\t\x12\x1f\n\x17\x65nvironment_kwargs_json\x18\x05 \x01(\t\x12!\n\x19\x65nvironment_wrappers_json\x18\x10 \x01(\t\x12\x1c\n\x14life_loss_terminates\x18\x11 \x01(\x08\x12\x0c\n\x04task\x18\x12 \x01(\r\x12\x14\n\x0cnetwork_json\x18\x06 \x01(\t\x12\x14\n\x0c\x65nvironments\x18\x07 \x01(\r\x12\x15\n\runroll_length\x18\x08 \x01(\r\x12\x30\n\x11observation_specs\x18\t \x03(\x0b\x32\x15.impala.v1.TensorSpec\x12*\n\x0bstate_specs\x18\n \x03(\x0b\x32\x15.impala.v1.TensorSpec\x12&\n\x07\x61\x63tions\x18\x0b \x01(\x0b\x32\x15.impala.v1.ActionSpec\x12\x0c\n\x04seed\x18\x0c \x01(\x04\x12\x19\n\x11max_message_bytes\x18\r \x01(\x04\x12\x15\n\rmax_in_flight\x18\x0e \x01(\r\x12\x16\n\x0emax_on_the_way\x18\x14 \x01(\r\x12\x18\n\x10max_environments\x18\x0f \x01(\r\x12\x10\n\x08redirect\x18\x13 \x01(\t\"?\n\x14GetParametersRequest\x12\x10\n\x08\x61\x63tor_id\x18\x01 \x01(\t\x12\x15\n\rknown_version\x18\x02 \x01(\x04\"R\n\x15GetParametersResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x14\n\x0cnot_modified\x18\x02 \x01(\x08\x12\x12\n\nparameters\x18\x03 \x01(\x0c\"\xc4\x02\n\x06Unroll\x12\x19\n\x11parameter_version\x18\x01 \x01(\x04\x12,\n\x0cobservations\x18\x02 \x03(\x0b\x32\x16.impala.v1.NamedTensor\x12#\n\x08is_first\x18\x03 \x01(\x0b\x32\x11.impala.v1.Tensor\x12\"\n\x07\x61\x63tions\x18\x04 \x01(\x0b\x32\x11.impala.v1.Tensor\x12\"\n\x07rewards\x18\x05 \x01(\x0b\x32\x11.impala.v1.Tensor\x12%\n\nterminated\x18\x06 \x01(\x0b\x32\x11.impala.v1.Tensor\x12.\n\x13\x62\x65haviour_log_probs\x18\x07 \x01(\x0b\x32\x11.impala.v1.Tensor\x12-\n\rinitial_state\x18\x08 \x03(\x0b\x32\x16.impala.v1.NamedTensor\"1\n\x07\x45pisode\x12\x16\n\x0e\x65pisode_return\x18\x01 \x01(\x01\x12\x0e\n\x06length\x18\x02 \x01(\x04\"\xc5\x01\n\x17SubmitTrajectoryRequest\x12\x10\n\x08\x61\x63tor_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x13\n\x0bspec_digest\x18\x04 \x01(\t\x12!\n\x06unroll\x18\x05 \x01(\x0b\x32\x11.impala.v1.Unroll\x12$\n\x08\x65pisodes\x18\x06 \x03(\x0b\x32\x12.impala.v1.Episode\x12\x13\n\x0b\x61ge_seconds\x18\x07 \x01(\x01\"\xa9\x01\n\x18SubmitTrajectoryResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x08\x12!\n\x06reason\x18\x02 \x01(\x0e\x32\x11.impala.v1.Reason\x12\x11\n\tduplicate\x18\x03 \x01(\x08\x12\x19\n\x11parameter_version\x18\x04 \x01(\x04\x12\x12\n\njoin_again\x18\x05 \x01(\x08\x12\x16\n\x0ewaited_seconds\x18\x06 \x01(\x01*\x87\x01\n\x05\x44Type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\x0e\n\nDTYPE_BOOL\x10\x01\x12\x0f\n\x0b\x44TYPE_UINT8\x10\x02\x12\x0f\n\x0b\x44TYPE_INT32\x10\x03\x12\x0f\n\x0b\x44TYPE_INT64\x10\x04\x12\x11\n\rDTYPE_FLOAT32\x10\x05\x12\x11\n\rDTYPE_FLOAT64\x10\x06*6\n\x08\x45ncoding\x12\x18\n\x14\x45NCODING_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x45NCODING_RAW\x10\x01*G\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x10\n\x0cREASON_STALE\x10\x01\x12\x13\n\x0fREASON_RUN_OVER\x10\x02\x32\xf3\x01\n\x07Learner\x12\x37\n\x04Join\x12\x16.impala.v1.JoinRequest\x1a\x17.impala.v1.JoinResponse\x12R\n\rGetParameters\x12\x1f.impala.v1.GetParametersRequest\x1a .impala.v1.GetParametersResponse\x12[\n\x10SubmitTrajectory\x12\".impala.v1.SubmitTrajectoryRequest\x1a#.impala.v1.SubmitTrajectoryResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13protos/impala.proto\x12\timpala.v1\"m\n\x06Tensor\x12\x1f\n\x05\x64type\x18\x01 \x01(\x0e\x32\x10.impala.v1.DType\x12\r\n\x05shape\x18\x02 \x03(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12%\n\x08\x65ncoding\x18\x04 \x01(\x0e\x32\x13.impala.v1.Encoding\">\n\x0bNamedTensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12!\n\x06tensor\x18\x02 \x01(\x0b\x32\x11.impala.v1.Tensor\"^\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1f\n\x05\x64type\x18\x02 \x01(\x0e\x32\x10.impala.v1.DType\x12\r\n\x05shape\x18\x03 \x03(\x04\x12\x12\n\ncategories\x18\x04 \x03(\x04\"?\n\nActionSpec\x12\r\n\x05sizes\x18\x01 \x03(\x04\x12\x12\n\ndimensions\x18\x02 \x01(\x04\x12\x0e\n\x06single\x18\x03 \x01(\x08\"\xb8\x01\n\x0bJoinRequest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x10\n\x08\x61\x63tor_id\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\x12\x0c\n\x04host\x18\x04 \x01(\t\x12\x14\n\x0c\x65nvironments\x18\x05 \x01(\r\x12\x0e\n\x06\x63\x61lled\x18\x06 \x01(\t\x12\x0c\n\x04stay\x18\x07 \x01(\x08\x12&\n\tencodings\x18\x08 \x03(\x0e\x32\x13.impala.v1.Encoding\"\xc9\x04\n\x0cJoinResponse\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bspec_digest\x18\x03 \x01(\t\x12\x16\n\x0e\x65nvironment_id\x18\x04 \x01(\t\x12\x1f\n\x17\x65nvironment_kwargs_json\x18\x05 \x01(\t\x12!\n\x19\x65nvironment_wrappers_json\x18\x10 \x01(\t\x12\x1c\n\x14life_loss_terminates\x18\x11 \x01(\x08\x12\x0c\n\x04task\x18\x12 \x01(\r\x12\x14\n\x0cnetwork_json\x18\x06 \x01(\t\x12\x14\n\x0c\x65nvironments\x18\x07 \x01(\r\x12\x15\n\runroll_length\x18\x08 \x01(\r\x12\x30\n\x11observation_specs\x18\t \x03(\x0b\x32\x15.impala.v1.TensorSpec\x12*\n\x0bstate_specs\x18\n \x03(\x0b\x32\x15.impala.v1.TensorSpec\x12&\n\x07\x61\x63tions\x18\x0b \x01(\x0b\x32\x15.impala.v1.ActionSpec\x12\x0c\n\x04seed\x18\x0c \x01(\x04\x12\x19\n\x11max_message_bytes\x18\r \x01(\x04\x12\x15\n\rmax_in_flight\x18\x0e \x01(\r\x12\x16\n\x0emax_on_the_way\x18\x14 \x01(\r\x12\x18\n\x10max_environments\x18\x0f \x01(\r\x12%\n\x08\x65ncoding\x18\x15 \x01(\x0e\x32\x13.impala.v1.Encoding\x12\x10\n\x08redirect\x18\x13 \x01(\t\"?\n\x14GetParametersRequest\x12\x10\n\x08\x61\x63tor_id\x18\x01 \x01(\t\x12\x15\n\rknown_version\x18\x02 \x01(\x04\"R\n\x15GetParametersResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x14\n\x0cnot_modified\x18\x02 \x01(\x08\x12\x12\n\nparameters\x18\x03 \x01(\x0c\"\xc4\x02\n\x06Unroll\x12\x19\n\x11parameter_version\x18\x01 \x01(\x04\x12,\n\x0cobservations\x18\x02 \x03(\x0b\x32\x16.impala.v1.NamedTensor\x12#\n\x08is_first\x18\x03 \x01(\x0b\x32\x11.impala.v1.Tensor\x12\"\n\x07\x61\x63tions\x18\x04 \x01(\x0b\x32\x11.impala.v1.Tensor\x12\"\n\x07rewards\x18\x05 \x01(\x0b\x32\x11.impala.v1.Tensor\x12%\n\nterminated\x18\x06 \x01(\x0b\x32\x11.impala.v1.Tensor\x12.\n\x13\x62\x65haviour_log_probs\x18\x07 \x01(\x0b\x32\x11.impala.v1.Tensor\x12-\n\rinitial_state\x18\x08 \x03(\x0b\x32\x16.impala.v1.NamedTensor\"1\n\x07\x45pisode\x12\x16\n\x0e\x65pisode_return\x18\x01 \x01(\x01\x12\x0e\n\x06length\x18\x02 \x01(\x04\"\xc5\x01\n\x17SubmitTrajectoryRequest\x12\x10\n\x08\x61\x63tor_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x13\n\x0bspec_digest\x18\x04 \x01(\t\x12!\n\x06unroll\x18\x05 \x01(\x0b\x32\x11.impala.v1.Unroll\x12$\n\x08\x65pisodes\x18\x06 \x03(\x0b\x32\x12.impala.v1.Episode\x12\x13\n\x0b\x61ge_seconds\x18\x07 \x01(\x01\"\xa9\x01\n\x18SubmitTrajectoryResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x08\x12!\n\x06reason\x18\x02 \x01(\x0e\x32\x11.impala.v1.Reason\x12\x11\n\tduplicate\x18\x03 \x01(\x08\x12\x19\n\x11parameter_version\x18\x04 \x01(\x04\x12\x12\n\njoin_again\x18\x05 \x01(\x08\x12\x16\n\x0ewaited_seconds\x18\x06 \x01(\x01*\x87\x01\n\x05\x44Type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\x0e\n\nDTYPE_BOOL\x10\x01\x12\x0f\n\x0b\x44TYPE_UINT8\x10\x02\x12\x0f\n\x0b\x44TYPE_INT32\x10\x03\x12\x0f\n\x0b\x44TYPE_INT64\x10\x04\x12\x11\n\rDTYPE_FLOAT32\x10\x05\x12\x11\n\rDTYPE_FLOAT64\x10\x06*I\n\x08\x45ncoding\x12\x18\n\x14\x45NCODING_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x45NCODING_RAW\x10\x01\x12\x11\n\rENCODING_ZSTD\x10\x02*G\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x10\n\x0cREASON_STALE\x10\x01\x12\x13\n\x0fREASON_RUN_OVER\x10\x02\x32\xf3\x01\n\x07Learner\x12\x37\n\x04Join\x12\x16.impala.v1.JoinRequest\x1a\x17.impala.v1.JoinResponse\x12R\n\rGetParameters\x12\x1f.impala.v1.GetParametersRequest\x1a .impala.v1.GetParametersResponse\x12[\n\x10SubmitTrajectory\x12\".impala.v1.SubmitTrajectoryRequest\x1a#.impala.v1.SubmitTrajectoryResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.impala_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DTYPE']._serialized_start=1966
-  _globals['_DTYPE']._serialized_end=2101
-  _globals['_ENCODING']._serialized_start=2103
-  _globals['_ENCODING']._serialized_end=2157
-  _globals['_REASON']._serialized_start=2159
-  _globals['_REASON']._serialized_end=2230
+  _globals['_DTYPE']._serialized_start=2045
+  _globals['_DTYPE']._serialized_end=2180
+  _globals['_ENCODING']._serialized_start=2182
+  _globals['_ENCODING']._serialized_end=2255
+  _globals['_REASON']._serialized_start=2257
+  _globals['_REASON']._serialized_end=2328
   _globals['_TENSOR']._serialized_start=34
   _globals['_TENSOR']._serialized_end=143
   _globals['_NAMEDTENSOR']._serialized_start=145
@@ -46,21 +46,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ACTIONSPEC']._serialized_start=305
   _globals['_ACTIONSPEC']._serialized_end=368
   _globals['_JOINREQUEST']._serialized_start=371
-  _globals['_JOINREQUEST']._serialized_end=515
-  _globals['_JOINRESPONSE']._serialized_start=518
-  _globals['_JOINRESPONSE']._serialized_end=1064
-  _globals['_GETPARAMETERSREQUEST']._serialized_start=1066
-  _globals['_GETPARAMETERSREQUEST']._serialized_end=1129
-  _globals['_GETPARAMETERSRESPONSE']._serialized_start=1131
-  _globals['_GETPARAMETERSRESPONSE']._serialized_end=1213
-  _globals['_UNROLL']._serialized_start=1216
-  _globals['_UNROLL']._serialized_end=1540
-  _globals['_EPISODE']._serialized_start=1542
-  _globals['_EPISODE']._serialized_end=1591
-  _globals['_SUBMITTRAJECTORYREQUEST']._serialized_start=1594
-  _globals['_SUBMITTRAJECTORYREQUEST']._serialized_end=1791
-  _globals['_SUBMITTRAJECTORYRESPONSE']._serialized_start=1794
-  _globals['_SUBMITTRAJECTORYRESPONSE']._serialized_end=1963
-  _globals['_LEARNER']._serialized_start=2233
-  _globals['_LEARNER']._serialized_end=2476
+  _globals['_JOINREQUEST']._serialized_end=555
+  _globals['_JOINRESPONSE']._serialized_start=558
+  _globals['_JOINRESPONSE']._serialized_end=1143
+  _globals['_GETPARAMETERSREQUEST']._serialized_start=1145
+  _globals['_GETPARAMETERSREQUEST']._serialized_end=1208
+  _globals['_GETPARAMETERSRESPONSE']._serialized_start=1210
+  _globals['_GETPARAMETERSRESPONSE']._serialized_end=1292
+  _globals['_UNROLL']._serialized_start=1295
+  _globals['_UNROLL']._serialized_end=1619
+  _globals['_EPISODE']._serialized_start=1621
+  _globals['_EPISODE']._serialized_end=1670
+  _globals['_SUBMITTRAJECTORYREQUEST']._serialized_start=1673
+  _globals['_SUBMITTRAJECTORYREQUEST']._serialized_end=1870
+  _globals['_SUBMITTRAJECTORYRESPONSE']._serialized_start=1873
+  _globals['_SUBMITTRAJECTORYRESPONSE']._serialized_end=2042
+  _globals['_LEARNER']._serialized_start=2331
+  _globals['_LEARNER']._serialized_end=2574
 # @@protoc_insertion_point(module_scope)

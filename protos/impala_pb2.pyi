@@ -21,6 +21,7 @@ class Encoding(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     ENCODING_UNSPECIFIED: _ClassVar[Encoding]
     ENCODING_RAW: _ClassVar[Encoding]
+    ENCODING_ZSTD: _ClassVar[Encoding]
 
 class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -36,6 +37,7 @@ DTYPE_FLOAT32: DType
 DTYPE_FLOAT64: DType
 ENCODING_UNSPECIFIED: Encoding
 ENCODING_RAW: Encoding
+ENCODING_ZSTD: Encoding
 REASON_UNSPECIFIED: Reason
 REASON_STALE: Reason
 REASON_RUN_OVER: Reason
@@ -83,7 +85,7 @@ class ActionSpec(_message.Message):
     def __init__(self, sizes: _Optional[_Iterable[int]] = ..., dimensions: _Optional[int] = ..., single: _Optional[bool] = ...) -> None: ...
 
 class JoinRequest(_message.Message):
-    __slots__ = ("protocol_version", "actor_id", "incarnation", "host", "environments", "called", "stay")
+    __slots__ = ("protocol_version", "actor_id", "incarnation", "host", "environments", "called", "stay", "encodings")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     ACTOR_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
@@ -91,6 +93,7 @@ class JoinRequest(_message.Message):
     ENVIRONMENTS_FIELD_NUMBER: _ClassVar[int]
     CALLED_FIELD_NUMBER: _ClassVar[int]
     STAY_FIELD_NUMBER: _ClassVar[int]
+    ENCODINGS_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     actor_id: str
     incarnation: int
@@ -98,10 +101,11 @@ class JoinRequest(_message.Message):
     environments: int
     called: str
     stay: bool
-    def __init__(self, protocol_version: _Optional[int] = ..., actor_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., host: _Optional[str] = ..., environments: _Optional[int] = ..., called: _Optional[str] = ..., stay: _Optional[bool] = ...) -> None: ...
+    encodings: _containers.RepeatedScalarFieldContainer[Encoding]
+    def __init__(self, protocol_version: _Optional[int] = ..., actor_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., host: _Optional[str] = ..., environments: _Optional[int] = ..., called: _Optional[str] = ..., stay: _Optional[bool] = ..., encodings: _Optional[_Iterable[_Union[Encoding, str]]] = ...) -> None: ...
 
 class JoinResponse(_message.Message):
-    __slots__ = ("protocol_version", "run_id", "spec_digest", "environment_id", "environment_kwargs_json", "environment_wrappers_json", "life_loss_terminates", "task", "network_json", "environments", "unroll_length", "observation_specs", "state_specs", "actions", "seed", "max_message_bytes", "max_in_flight", "max_on_the_way", "max_environments", "redirect")
+    __slots__ = ("protocol_version", "run_id", "spec_digest", "environment_id", "environment_kwargs_json", "environment_wrappers_json", "life_loss_terminates", "task", "network_json", "environments", "unroll_length", "observation_specs", "state_specs", "actions", "seed", "max_message_bytes", "max_in_flight", "max_on_the_way", "max_environments", "encoding", "redirect")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     SPEC_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -121,6 +125,7 @@ class JoinResponse(_message.Message):
     MAX_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     MAX_ON_THE_WAY_FIELD_NUMBER: _ClassVar[int]
     MAX_ENVIRONMENTS_FIELD_NUMBER: _ClassVar[int]
+    ENCODING_FIELD_NUMBER: _ClassVar[int]
     REDIRECT_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     run_id: str
@@ -141,8 +146,9 @@ class JoinResponse(_message.Message):
     max_in_flight: int
     max_on_the_way: int
     max_environments: int
+    encoding: Encoding
     redirect: str
-    def __init__(self, protocol_version: _Optional[int] = ..., run_id: _Optional[str] = ..., spec_digest: _Optional[str] = ..., environment_id: _Optional[str] = ..., environment_kwargs_json: _Optional[str] = ..., environment_wrappers_json: _Optional[str] = ..., life_loss_terminates: _Optional[bool] = ..., task: _Optional[int] = ..., network_json: _Optional[str] = ..., environments: _Optional[int] = ..., unroll_length: _Optional[int] = ..., observation_specs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., state_specs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., actions: _Optional[_Union[ActionSpec, _Mapping]] = ..., seed: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_in_flight: _Optional[int] = ..., max_on_the_way: _Optional[int] = ..., max_environments: _Optional[int] = ..., redirect: _Optional[str] = ...) -> None: ...
+    def __init__(self, protocol_version: _Optional[int] = ..., run_id: _Optional[str] = ..., spec_digest: _Optional[str] = ..., environment_id: _Optional[str] = ..., environment_kwargs_json: _Optional[str] = ..., environment_wrappers_json: _Optional[str] = ..., life_loss_terminates: _Optional[bool] = ..., task: _Optional[int] = ..., network_json: _Optional[str] = ..., environments: _Optional[int] = ..., unroll_length: _Optional[int] = ..., observation_specs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., state_specs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., actions: _Optional[_Union[ActionSpec, _Mapping]] = ..., seed: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_in_flight: _Optional[int] = ..., max_on_the_way: _Optional[int] = ..., max_environments: _Optional[int] = ..., encoding: _Optional[_Union[Encoding, str]] = ..., redirect: _Optional[str] = ...) -> None: ...
 
 class GetParametersRequest(_message.Message):
     __slots__ = ("actor_id", "known_version")

@@ -100,6 +100,7 @@ def running_service(
     spec: UnrollSpec = SPEC,
     task: int | None = None,
     max_in_flight: int = 2,
+    compresses: bool = True,
     balance: Balance | None = None,
 ) -> Iterator[Service]:
     """Yields a service with version 1 published; `spec` and `agent` say what its unrolls look like.
@@ -129,6 +130,7 @@ def running_service(
             seed=actor.index,
             max_in_flight=max_in_flight,
             max_on_the_way=16,
+            compresses=compresses,
         )
 
     servicer = LearnerServicer(

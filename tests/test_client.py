@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 import torch
 
@@ -15,8 +16,10 @@ from actor_client.backoff import Backoff
 from actor_client.client import Closed, LearnerClient
 from impala.config import NetworkConfig
 from impala.errors import Refused
-from impala.unroll import Episode
-from impala.wire import Assignment
+from impala.specs import UnrollSpec
+from impala.unroll import Episode, Unroll
+from impala.wire import Assignment, decode_unroll
+from protos import impala_pb2 as pb
 from tests.samples import AGENT, make_unroll
 from tests.service import Service, free_port, running_service, wait_until
 
@@ -120,6 +123,25 @@ def test_joining_returns_what_to_run() -> None:
         assert (assignment.environments, assignment.max_in_flight) == (2, 2)
         (_, actor) = service.actors.snapshot()
         assert (actor.actor_id, actor.host, actor.environments) == ("actor", "here", 2)
+
+
+@pytest.mark.parametrize("compresses", [True, False])
+def test_an_actor_compresses_where_its_learner_wants_it(compresses: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    came: list[pb.Unroll] = []
+
+    def decode(message: pb.Unroll, spec: UnrollSpec) -> Unroll[np.ndarray]:
+        came.append(message)
+        return decode_unroll(message, spec)
+
+    monkeypatch.setattr("learner_server.servicer.decode_unroll", decode)
+    with running_service(compresses=compresses) as service, new_client(service.address) as client:
+        assignment = client.join(0)
+        assert isinstance(assignment, Assignment)
+        client.start(assignment)
+        unroll = make_unroll(observations={"observation": np.zeros((6, 3, 4), np.float32)})
+        client.submit(unroll, [], time.monotonic())
+        wait_until(lambda: len(came) > 0)
+    assert (came[0].observations[0].tensor.encoding == pb.ENCODING_ZSTD) is compresses
 
 
 def test_joining_waits_for_a_learner_that_is_not_up_yet(caplog: pytest.LogCaptureFixture) -> None:

@@ -274,6 +274,7 @@ OTHER_VALUES: dict[str, Any] = {
     "queue_batches": 2,
     "max_in_flight": 1,
     "max_on_the_way": 3,
+    "compress": False,
     "max_policy_lag": 1,
     "max_envs": 32,
     "replay_fraction": 0.5,

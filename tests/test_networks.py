@@ -316,3 +316,15 @@ def test_real_valued_actions_begin_with_the_deviation_asked_for() -> None:
     network = Case(SPACES["continuous"], NetworkConfig(action_std=0.5)).build()
     output = network(random_observations(SPACES["continuous"], T, B), random_starts(T, B), network.initial_state(B))
     torch.testing.assert_close(output.policy[..., 2:].exp(), torch.full((T, B, 2), 0.5))
+
+
+@pytest.mark.parametrize("squash", [True, False])
+def test_means_of_real_valued_actions_stay_within_bounds_where_that_is_asked_for(squash: bool) -> None:
+    network = Case(SPACES["continuous"], NetworkConfig(squash_means=squash, action_std=0.5)).build()
+    with torch.no_grad():
+        network.policy_head.bias.fill_(3.0)
+    output = network(random_observations(SPACES["continuous"], T, B), random_starts(T, B), network.initial_state(B))
+    means, deviations = output.policy[..., :2], output.policy[..., 2:].exp()
+    assert bool((means <= 1.0).all()) is squash
+    assert float(means.min()) > 0.9  # as far out as it may be
+    torch.testing.assert_close(deviations, torch.full((T, B, 2), 0.5))

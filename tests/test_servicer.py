@@ -248,6 +248,32 @@ def raw(service: Service, method: str) -> Iterator[Callable[[bytes], bytes]]:
         yield lambda data: multicallable(data, timeout=PATIENCE)
 
 
+@pytest.mark.parametrize(
+    ("compresses", "known", "answer"),
+    [
+        (True, [pb.ENCODING_ZSTD], pb.ENCODING_ZSTD),
+        (True, [99, pb.ENCODING_ZSTD], pb.ENCODING_ZSTD),
+        (True, [], pb.ENCODING_RAW),
+        (True, [99], pb.ENCODING_RAW),
+        (False, [pb.ENCODING_ZSTD], pb.ENCODING_RAW),
+    ],
+)
+def test_join_names_the_encoding_that_both_sides_have(compresses: bool, known: list[int], answer: int) -> None:
+    with running_service(compresses=compresses) as service:
+        message = pb.JoinRequest(protocol_version=1, actor_id="tester", incarnation=1, encodings=known)
+        assert service.stub.Join(message).encoding == answer
+
+
+def test_the_bytes_of_every_message_are_counted() -> None:
+    with running_service() as service:
+        before = service.servicer.bytes_received
+        message = pb.GetParametersRequest(actor_id="tester", known_version=1)
+        service.stub.GetParameters(message)
+        with pytest.raises(grpc.RpcError):
+            service.stub.Join(pb.JoinRequest(actor_id="x" * 100))
+        assert service.servicer.bytes_received - before == message.ByteSize() + pb.JoinRequest(actor_id="x" * 100).ByteSize()
+
+
 METHODS = ["Join", "GetParameters", "SubmitTrajectory"]
 
 

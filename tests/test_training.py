@@ -105,6 +105,7 @@ def train(
         start=StartingPoint(),
         replay=TrajectoryReplay(config.replay_unrolls, seed=0) if config.replay_fraction else None,
         refused=dict,
+        bytes_received=int,
         show=figures.append,
         look_after_actors=lambda: stop.set() if len(figures) > stop_after_lines else None,
         group=group,

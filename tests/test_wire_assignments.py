@@ -49,6 +49,7 @@ ASSIGNMENT = Assignment(
     seed=2**64 - 1,
     max_in_flight=2,
     max_on_the_way=3,
+    compresses=True,
 )
 
 

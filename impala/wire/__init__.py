@@ -5,21 +5,22 @@ sizes before anything is allocated, and the error names the field.
 """
 
 from impala.wire.assignments import (
-    MAX_MESSAGE_BYTES,
     PROTOCOL_VERSION,
     Assignment,
     decode_assignment,
     encode_assignment,
     spec_digest,
 )
+from impala.wire.compression import Compressor
 from impala.wire.parameters import decode_parameters, encode_parameters
-from impala.wire.tensors import decode_tensor, encode_tensor
+from impala.wire.tensors import MAX_MESSAGE_BYTES, decode_tensor, encode_tensor
 from impala.wire.unrolls import decode_episodes, decode_unroll, encode_episodes, encode_unroll
 
 __all__ = [
     "MAX_MESSAGE_BYTES",
     "PROTOCOL_VERSION",
     "Assignment",
+    "Compressor",
     "decode_assignment",
     "decode_episodes",
     "decode_parameters",

@@ -10,12 +10,10 @@ from impala.config import AgentConfig, EnvironmentConfig, NetworkConfig, network
 from impala.errors import ConfigError, InvalidMessage
 from impala.specs import TASK, EntrySpec, EnvironmentSpec, UnrollSpec
 from impala.wire.spaces import decode_actions, decode_entries, encode_actions, encode_entries
+from impala.wire.tensors import MAX_MESSAGE_BYTES
 from protos import impala_pb2 as pb
 
 PROTOCOL_VERSION = 1
-
-# Both directions, both ends. An unroll of CartPole is 30 kB, the paper's deep network 7 MB.
-MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +31,7 @@ class Assignment:
         seed: for this actor alone.
         max_in_flight: unrolls under way at once.
         max_on_the_way: more of them, for the time that they travel.
+        compresses: whether the actor sends tensors as Zstandard frames where that makes them smaller.
     """
 
     run_id: str
@@ -45,6 +44,7 @@ class Assignment:
     seed: int
     max_in_flight: int
     max_on_the_way: int = 0
+    compresses: bool = False
 
 
 def spec_digest(agent: AgentConfig, spec: UnrollSpec, *, run_id: str = "") -> str:
@@ -86,6 +86,7 @@ def encode_assignment(assignment: Assignment) -> pb.JoinResponse:
         max_in_flight=assignment.max_in_flight,
         max_on_the_way=assignment.max_on_the_way,
         max_environments=spec.max_environments,
+        encoding=pb.ENCODING_ZSTD if assignment.compresses else pb.ENCODING_RAW,
     )
 
 
@@ -120,6 +121,7 @@ def decode_assignment(message: pb.JoinResponse) -> Assignment:
         seed=message.seed,
         max_in_flight=message.max_in_flight,
         max_on_the_way=message.max_on_the_way,
+        compresses=message.encoding == pb.ENCODING_ZSTD,
     )
 
 

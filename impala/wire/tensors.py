@@ -8,7 +8,12 @@ import numpy as np
 
 from impala.errors import InvalidMessage
 from impala.specs import EntrySpec
+from impala.wire.compression import Compressor, decompress
 from protos import impala_pb2 as pb
+
+# Of a message, both directions, both ends; and of a tensor's elements once it is decompressed. An unroll of CartPole is 30 kB, the
+# paper's deep network 7 MB.
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
 _MAX_AXES = 8
 
@@ -24,8 +29,12 @@ DTYPE_OF_NUMPY = {dtype: number for number, dtype in NUMPY_OF_DTYPE.items()}
 assert set(NUMPY_OF_DTYPE) == set(pb.DType.values()) - {pb.DTYPE_UNSPECIFIED}, "a DType of the .proto has no NumPy dtype here"
 
 
-def encode_tensor(array: np.ndarray) -> pb.Tensor:
-    """Returns an array of any memory layout as a message: C-ordered, little-endian, raw. Copies.
+def encode_tensor(array: np.ndarray, field: str = "", compressor: Compressor | None = None) -> pb.Tensor:
+    """Returns an array of any memory layout as a message: C-ordered and little-endian. Copies.
+
+    Args:
+        field: names the tensor to `compressor`.
+        compressor: makes it smaller where it can; None for raw bytes.
 
     Raises:
         TypeError: a dtype that the wire does not carry.
@@ -34,33 +43,45 @@ def encode_tensor(array: np.ndarray) -> pb.Tensor:
     if number is None:
         raise TypeError(f"tensor: expected one of {[str(dtype) for dtype in DTYPE_OF_NUMPY]}, came {array.dtype}")
     data = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+    compressed = None if compressor is None else compressor.compress(field, data)
+    if compressed is not None:
+        return pb.Tensor(dtype=number, shape=array.shape, data=compressed, encoding=pb.ENCODING_ZSTD)
     return pb.Tensor(dtype=number, shape=array.shape, data=data, encoding=pb.ENCODING_RAW)
 
 
 def decode_tensor(message: pb.Tensor, field: str) -> np.ndarray:
-    """Returns a message as a read-only array over its own bytes. `field` is its path in the .proto, for errors.
+    """Returns a message as a read-only array, over its own bytes where they are raw. `field` is its path in the .proto, for errors.
 
     Raises:
-        InvalidMessage: unknown dtype or encoding, too many axes, or a byte count that is not prod(shape) * itemsize.
+        InvalidMessage: unknown dtype or encoding, too many axes, a byte count that is not prod(shape) * itemsize, or more than
+            MAX_MESSAGE_BYTES of it where they are compressed.
     """
     dtype = NUMPY_OF_DTYPE.get(message.dtype)
     if dtype is None:
         raise InvalidMessage(f"{field}.dtype", "a DType other than UNSPECIFIED", enum_name(pb.DType, message.dtype))
-    if message.encoding != pb.ENCODING_RAW:
-        raise InvalidMessage(f"{field}.encoding", "ENCODING_RAW", enum_name(pb.Encoding, message.encoding))
     shape = decode_shape(message, field)
-    data = message.data
     # Python integers: a product of absurd sizes cannot wrap around to the right byte count.
-    if math.prod(shape) * dtype.itemsize != len(data):
-        raise InvalidMessage(
-            f"{field}.data", f"{math.prod(shape) * dtype.itemsize} bytes for {dtype} of shape {list(shape)}", f"{len(data)} bytes"
-        )
+    size = math.prod(shape) * dtype.itemsize
+    data = _elements(message, size, field)
+    if size != len(data):
+        raise InvalidMessage(f"{field}.data", f"{size} bytes for {dtype} of shape {list(shape)}", f"{len(data)} bytes")
     if dtype == np.bool_ and not _is_zero_or_one(data):
         raise InvalidMessage(f"{field}.data", "bytes of 0 or 1", f"{max(data)}")
     try:
         return np.frombuffer(data, dtype=dtype).reshape(shape)
     except (ValueError, OverflowError) as error:  # no bytes, as a size is 0, and beside it one that no array can have
         raise InvalidMessage(f"{field}.shape", "sizes that an array can have", str(list(shape))) from error
+
+
+def _elements(message: pb.Tensor, size: int, field: str) -> bytes:
+    """Returns the bytes of a tensor's elements, of which there should be `size`."""
+    if message.encoding == pb.ENCODING_RAW:
+        return message.data
+    if message.encoding != pb.ENCODING_ZSTD:
+        raise InvalidMessage(f"{field}.encoding", "ENCODING_RAW or ENCODING_ZSTD", enum_name(pb.Encoding, message.encoding))
+    if size > MAX_MESSAGE_BYTES:
+        raise InvalidMessage(f"{field}.shape", f"at most {MAX_MESSAGE_BYTES} bytes of elements", f"{size}")
+    return decompress(message.data, size, field)
 
 
 def decode_shape(message: pb.Tensor | pb.TensorSpec, field: str) -> tuple[int, ...]:
@@ -140,6 +161,10 @@ def check_choices(array: np.ndarray, field: str, sizes: tuple[int, ...]) -> None
         raise InvalidMessage(f"{field}.data", f"0 to {sizes[index] - 1}{where}", f"{lowest[index]} to {highest[index]}")
 
 
-def encode_named_tensors(arrays: Mapping[str, np.ndarray]) -> list[pb.NamedTensor]:
-    """Returns named arrays as messages."""
-    return [pb.NamedTensor(name=name, tensor=encode_tensor(array)) for name, array in arrays.items()]
+def encode_named_tensors(
+    arrays: Mapping[str, np.ndarray], field: str = "", compressor: Compressor | None = None
+) -> list[pb.NamedTensor]:
+    """Returns named arrays as messages; see `encode_tensor`."""
+    return [
+        pb.NamedTensor(name=name, tensor=encode_tensor(array, f"{field}[{name}]", compressor)) for name, array in arrays.items()
+    ]

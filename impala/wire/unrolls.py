@@ -8,6 +8,7 @@ import numpy as np
 from impala.errors import InvalidMessage
 from impala.specs import UnrollSpec
 from impala.unroll import Episode, Unroll
+from impala.wire.compression import Compressor
 from impala.wire.tensors import (
     check_choices,
     decode_named_tensors,
@@ -19,24 +20,25 @@ from impala.wire.tensors import (
 from protos import impala_pb2 as pb
 
 
-def encode_unroll(unroll: Unroll[np.ndarray]) -> pb.Unroll:
-    """Returns an actor's unroll as a message. Its columns all carry one parameter version. Copies."""
+def encode_unroll(unroll: Unroll[np.ndarray], compressor: Compressor | None = None) -> pb.Unroll:
+    """Returns an actor's unroll as a message. Its columns all carry one parameter version. Copies.
+
+    Args:
+        compressor: the actor's; None sends every tensor raw.
+    """
     versions = np.unique(unroll.parameter_version)
     assert versions.size == 1, f"one version acts in all steps of an actor's unroll, came {versions}"
+    fields = ("is_first", "actions", "rewards", "terminated", "behaviour_log_probs")
     return pb.Unroll(
         parameter_version=int(versions[0]),
-        observations=encode_named_tensors(unroll.observations),
-        is_first=encode_tensor(unroll.is_first),
-        actions=encode_tensor(unroll.actions),
-        rewards=encode_tensor(unroll.rewards),
-        terminated=encode_tensor(unroll.terminated),
-        behaviour_log_probs=encode_tensor(unroll.behaviour_log_probs),
-        initial_state=encode_named_tensors(unroll.initial_state),
+        observations=encode_named_tensors(unroll.observations, "observations", compressor),
+        initial_state=encode_named_tensors(unroll.initial_state, "initial_state", compressor),
+        **{name: encode_tensor(getattr(unroll, name), name, compressor) for name in fields},
     )
 
 
 def decode_unroll(message: pb.Unroll, spec: UnrollSpec) -> Unroll[np.ndarray]:
-    """Returns a message as an unroll that is safe to train on; its arrays are read-only views of the message's bytes.
+    """Returns a message as an unroll that is safe to train on; its arrays are read-only, those that came raw views of the message.
 
     Raises:
         InvalidMessage: anything that `spec` does not allow, NaN or infinite values, choices and categories out of range,
