@@ -63,6 +63,15 @@ def test_a_compressed_array_comes_back_equal(dtype: np.dtype[Any], shape: tuple[
     np.testing.assert_array_equal(decoded, array)
 
 
+@pytest.mark.parametrize("layout", ["transposed", "strided", "reversed", "big-endian"])
+def test_an_array_of_any_layout_comes_back_equal_from_compression(layout: str) -> None:
+    array = (np.arange(4000) // 50).astype(np.int32).reshape(40, 100)
+    laid = {"transposed": array.T, "strided": array[:, ::2], "reversed": array[::-1], "big-endian": array.astype(">i4")}[layout]
+    message = encode_tensor(laid, "x", Compressor())
+    assert message.encoding == pb.ENCODING_ZSTD
+    np.testing.assert_array_equal(decode_tensor(message, "x"), laid)
+
+
 def test_an_unroll_of_frames_travels_in_a_fraction_of_its_bytes() -> None:
     unroll = make_unroll(
         environments=4,

@@ -2,6 +2,7 @@
 
 import threading
 
+import numpy as np
 import zstandard
 
 from impala.errors import InvalidMessage
@@ -27,20 +28,21 @@ class Compressor:
         self._codec = zstandard.ZstdCompressor(compression_params=_PARAMETERS)
         self._pauses: dict[str, int] = {}
 
-    def compress(self, field: str, data: bytes) -> bytes | None:
-        """Returns one Zstandard frame, which states the size of its content; None where `data` is better sent as it is.
+    def compress(self, field: str, elements: np.ndarray) -> bytes | None:
+        """Returns one Zstandard frame, which states the size of its content; None where that is better sent as it is.
 
         Args:
             field: names a tensor that comes again and again: what was learnt of it last time is used.
+            elements: C-ordered.
         """
-        if len(data) < _LEAST_BYTES:
+        if elements.nbytes < _LEAST_BYTES:
             return None
         pause = self._pauses.get(field, 0)
         if pause:
             self._pauses[field] = pause - 1
             return None
-        compressed: bytes = self._codec.compress(data)
-        if len(compressed) > (1.0 - _LEAST_SAVED) * len(data):
+        compressed: bytes = self._codec.compress(elements.data)
+        if len(compressed) > (1.0 - _LEAST_SAVED) * elements.nbytes:
             self._pauses[field] = _PAUSE
             return None
         return compressed

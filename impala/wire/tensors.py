@@ -42,11 +42,11 @@ def encode_tensor(array: np.ndarray, field: str = "", compressor: Compressor | N
     number = DTYPE_OF_NUMPY.get(array.dtype.newbyteorder("<"))
     if number is None:
         raise TypeError(f"tensor: expected one of {[str(dtype) for dtype in DTYPE_OF_NUMPY]}, came {array.dtype}")
-    data = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
-    compressed = None if compressor is None else compressor.compress(field, data)
+    elements = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
+    compressed = None if compressor is None else compressor.compress(field, elements)
     if compressed is not None:
         return pb.Tensor(dtype=number, shape=array.shape, data=compressed, encoding=pb.ENCODING_ZSTD)
-    return pb.Tensor(dtype=number, shape=array.shape, data=data, encoding=pb.ENCODING_RAW)
+    return pb.Tensor(dtype=number, shape=array.shape, data=elements.tobytes(), encoding=pb.ENCODING_RAW)
 
 
 def decode_tensor(message: pb.Tensor, field: str) -> np.ndarray:
