@@ -2,7 +2,7 @@
 
     python -m benchmarks.wire --output benchmarks/wire.json
 
-For each game an actor with the network of a preset, its weights as they are at the start, plays; its unrolls are measured compressed
+For each game an actor plays with the network of a preset, its weights as they are at the start; its unrolls are measured compressed
 and raw: bytes of the whole message per agent step, and microseconds of processor time per agent step to encode and to decode.
 Exit code 1 where a game needs more bytes or more time than asked for.
 """
