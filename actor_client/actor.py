@@ -55,11 +55,12 @@ class Actor:
         buffers, episodes = self._buffers, list[Episode]()
         length = buffers.length
         self._begin(length)
+        noise = self._distribution.noise((length, buffers.environments), self._generator)
         for t in range(length):
             observations = {name: torch.from_numpy(array[t]) for name, array in buffers.observations.items()}
             policy, self._state = self._network.act(observations, torch.from_numpy(buffers.is_first[t]), self._state)
             self._policy[t] = policy
-            actions = self._distribution.sample(policy, self._generator).numpy()
+            actions = self._distribution.choose(policy, noise[t]).numpy()
             transition = self._environment.step(actions)
             buffers.actions[t] = actions
             buffers.rewards[t] = transition.rewards

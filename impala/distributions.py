@@ -6,6 +6,7 @@ lag 0 their ratio is 1.
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -36,9 +37,17 @@ class ActionDistribution(ABC):
     def entropy(self, policy: Tensor) -> Tensor:
         """Returns the entropy, [...], in nats, summed over the parts of an action; differential for real numbers."""
 
-    @abstractmethod
     def sample(self, policy: Tensor, generator: torch.Generator) -> Tensor:
         """Returns actions, [..., *shape], drawn from the policy."""
+        return self.choose(policy, self.noise(policy.shape[:-1], generator))
+
+    @abstractmethod
+    def noise(self, leading: Sequence[int], generator: torch.Generator) -> Tensor:
+        """Returns chance, [*leading, ...], for `choose`; for the steps of an unroll it is drawn at once."""
+
+    @abstractmethod
+    def choose(self, policy: Tensor, noise: Tensor) -> Tensor:
+        """Returns actions, [..., *shape], drawn from the policy by `noise` of the same leading axes."""
 
     @abstractmethod
     def mode(self, policy: Tensor) -> Tensor:
@@ -77,10 +86,12 @@ class Categorical(ActionDistribution):
             parts.append(-(log_probs.exp() * log_probs).sum(-1))
         return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
 
-    def sample(self, policy: Tensor, generator: torch.Generator) -> Tensor:
+    def noise(self, leading: Sequence[int], generator: torch.Generator) -> Tensor:
         # The argmax of logits + Gumbel noise is a draw from softmax(logits), without a distribution object.
-        noise = torch.empty_like(policy).exponential_(generator=generator).log_()
-        return self.mode(policy - noise)
+        return torch.empty(*leading, self.num_outputs).exponential_(generator=generator).log_().neg_()
+
+    def choose(self, policy: Tensor, noise: Tensor) -> Tensor:
+        return self.mode(policy + noise)
 
     def mode(self, policy: Tensor) -> Tensor:
         if self._single:
@@ -116,9 +127,11 @@ class Gaussian(ActionDistribution):
         _, log_std = self._split(policy)
         return (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
 
-    def sample(self, policy: Tensor, generator: torch.Generator) -> Tensor:
+    def noise(self, leading: Sequence[int], generator: torch.Generator) -> Tensor:
+        return torch.empty(*leading, self.num_outputs // 2).normal_(generator=generator)
+
+    def choose(self, policy: Tensor, noise: Tensor) -> Tensor:
         mean, log_std = self._split(policy)
-        noise = torch.empty_like(mean).normal_(generator=generator)
         return mean + noise * log_std.exp()
 
     def mode(self, policy: Tensor) -> Tensor:

@@ -273,6 +273,16 @@ def test_actions_are_drawn_as_often_as_the_policy_says() -> None:
     np.testing.assert_allclose(frequencies, probabilities.numpy(), rtol=0.0, atol=0.03)
 
 
+def test_steps_draw_their_actions_apart() -> None:
+    network = StepsSinceFirst()
+    with torch.no_grad():
+        network.weight.zero_()
+    with counting_actor(network=network) as actor:
+        actions = collect(actor).actions
+    # Three actions, all alike: that every step of an unroll repeats the one before is next to impossible.
+    assert not (actions[1:] == actions[:-1]).all()
+
+
 def test_environments_draw_their_actions_apart() -> None:
     with counting_actor(network=StepsSinceFirst()) as actor:
         actions = np.concatenate([collect(actor).actions for _ in range(20)])
