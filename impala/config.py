@@ -10,7 +10,7 @@ from typing import Any, Literal, Self, get_args
 
 from impala.errors import ConfigError
 
-NETWORKS = ("auto", "mlp", "minatar", "shallow", "deep")
+NETWORKS = ("auto", "mlp", "minatar", "nature", "shallow", "deep")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +19,9 @@ class NetworkConfig:
 
     network: str = "auto"
     """mlp: tanh layers over everything, flattened. minatar: one small convolution, for images of about 10 x 10 (Young and Tian
-    2019). shallow, deep: the paper's (Figure 3), for images of about 84 x 84. MODULE:CLASS: a torso of one's own. auto: mlp
-    without images; with them minatar where height or width is below 36, else shallow, which a CPU can train; deep is for GPUs."""
+    2019). shallow, deep: the paper's (Figure 3), for images of about 84 x 84; nature: that of Mnih et al. 2015, for the same.
+    MODULE:CLASS: a torso of one's own. auto: mlp without images; with them minatar where height or width is below 36, else
+    shallow, which a CPU can train; deep is for GPUs."""
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers of mlp."""
     frame_stack: int = 0

@@ -57,12 +57,13 @@ NETWORKS = {
     "mlp lstm": NetworkConfig(network="mlp", hidden_sizes=(8,), lstm_size=8, last_action_reward=True),
     "mlp normalised": NetworkConfig(network="mlp", hidden_sizes=(8,), normalise_observations=True, normalise_returns=True),
     "minatar": NetworkConfig(network="minatar"),
+    "nature": NetworkConfig(network="nature"),
     "shallow": NetworkConfig(network="shallow"),
     "deep": NetworkConfig(network="deep"),
     "deep lstm": NetworkConfig(network="deep", lstm_size=8, last_action_reward=True),
 }
-CONVOLUTIONAL = {"minatar", "shallow", "deep", "deep lstm"}
-# What each takes: convolutions want an image, and the shallow ones a large one.
+CONVOLUTIONAL = {"minatar", "nature", "shallow", "deep", "deep lstm"}
+# What each takes: convolutions want an image, and those of long strides a large one.
 IMAGES = {"small image", "frame", "everything"}
 # For several tasks.
 OTHERS = {"another small image", "one of two"}
@@ -171,7 +172,7 @@ def combinations() -> Iterator[tuple[str, str, str]]:
                     continue
                 if network in CONVOLUTIONAL and observation not in IMAGES:
                     continue
-                if network == "shallow" and observation == "small image":
+                if network in {"nature", "shallow"} and observation == "small image":
                     continue
                 yield observation, action, network
 

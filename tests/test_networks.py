@@ -42,6 +42,7 @@ NETWORKS = [
     ("minatar", NetworkConfig(frame_stack=3)),
     ("pixels", NetworkConfig()),
     ("pixels", NetworkConfig(network="deep")),
+    ("pixels", NetworkConfig(network="nature")),
     ("colours", NetworkConfig(normalise_returns=True, frame_stack=2)),
 ]
 CASES = [

@@ -22,9 +22,22 @@ def test_the_papers_networks_have_the_size_that_figure_3_states(network: str, pa
     assert built.torso.output_size == features + 18 + 1
 
 
+def test_the_network_of_mnih_2015_has_its_size() -> None:
+    spec = make_spec(image=entry("float32", 4, 84, 84))
+    torso = ConvolutionalTorso(EnvironmentSpec(observations=spec.observations, actions=spec.actions), {"image": "nature"})
+    # Three convolutions and the fully connected layer, weights and biases, for four frames of 84 x 84.
+    assert sum(parameter.numel() for parameter in torso.parameters()) == 8_224 + 32_832 + 36_928 + 1_606_144
+    assert torso.output_size == 512
+
+
 @pytest.mark.parametrize(
     ("trunk", "size", "columns"),
-    [("minatar", (10, 9), 16 * 8 * 7), ("shallow", (84, 84), 32 * 81), ("deep", (84, 83), 32 * 11 * 11)],
+    [
+        ("minatar", (10, 9), 16 * 8 * 7),
+        ("nature", (84, 83), 64 * 7 * 6),
+        ("shallow", (84, 84), 32 * 81),
+        ("deep", (84, 83), 32 * 11 * 11),
+    ],
 )
 def test_a_fully_connected_layer_sees_what_the_convolutions_leave(trunk: str, size: tuple[int, int], columns: int) -> None:
     spec = make_spec(vector=entry("float32", 3), image=entry("float32", 2, *size))
@@ -37,7 +50,7 @@ def test_a_fully_connected_layer_sees_what_the_convolutions_leave(trunk: str, si
     assert columns in {parameter.shape[-1] for name, parameter in torso.named_parameters() if name.endswith("weight")}
 
 
-@pytest.mark.parametrize(("trunk", "size"), [("minatar", 10), ("shallow", 84), ("deep", 84)])
+@pytest.mark.parametrize(("trunk", "size"), [("minatar", 10), ("nature", 84), ("shallow", 84), ("deep", 84)])
 def test_features_are_flattened_as_they_lie_in_memory(trunk: str, size: int) -> None:
     spec = make_spec(image=entry("float32", 4, size, size))
     torso = ConvolutionalTorso(EnvironmentSpec(observations=spec.observations, actions=spec.actions), {"image": trunk})

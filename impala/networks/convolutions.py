@@ -12,7 +12,7 @@ from impala.networks.torsos import Torso, concatenate
 from impala.specs import EntrySpec, EnvironmentSpec
 
 # Height and width below which a trunk's kernels do not fit.
-SMALLEST_IMAGE = {"minatar": 3, "shallow": 20, "deep": 1}
+SMALLEST_IMAGE = {"minatar": 3, "nature": 36, "shallow": 20, "deep": 1}
 
 
 class ConvolutionalTorso(Torso):
@@ -20,7 +20,7 @@ class ConvolutionalTorso(Torso):
 
     Args:
         spec: of prepared observations.
-        trunks: the images that get a trunk, entry name to "minatar", "shallow" or "deep".
+        trunks: the images that get a trunk, entry name to "minatar", "nature", "shallow" or "deep".
 
     Raises:
         ConfigError: an image is smaller than its trunk's kernels.
@@ -72,6 +72,14 @@ def _minatar(channels: int, height: int, width: int) -> tuple[nn.Module, int]:
     return nn.Sequential(*convolutions, *_fully_connected(16 * (height - 2) * (width - 2), 128)), 128
 
 
+def _nature(channels: int, height: int, width: int) -> tuple[nn.Module, int]:
+    """The network of Mnih et al. 2015 (doi:10.1038/nature14236)."""
+    convolutions = [nn.Conv2d(channels, 32, 8, stride=4), nn.ReLU(), nn.Conv2d(32, 64, 4, stride=2), nn.ReLU()]
+    convolutions += [nn.Conv2d(64, 64, 3), nn.ReLU()]
+    height, width = (((size - 8) // 4 + 1 - 4) // 2 + 1 - 2 for size in (height, width))
+    return nn.Sequential(*convolutions, *_fully_connected(64 * height * width, 512)), 512
+
+
 def _shallow(channels: int, height: int, width: int) -> tuple[nn.Module, int]:
     """The small architecture of the paper's Figure 3."""
     convolutions = [nn.Conv2d(channels, 16, 8, stride=4), nn.ReLU(), nn.Conv2d(16, 32, 4, stride=2), nn.ReLU()]
@@ -104,4 +112,9 @@ class _Flatten(nn.Module):
         return x.permute(0, 2, 3, 1).flatten(1)
 
 
-_TRUNKS: Mapping[str, Callable[[int, int, int], tuple[nn.Module, int]]] = {"minatar": _minatar, "shallow": _shallow, "deep": _deep}
+_TRUNKS: Mapping[str, Callable[[int, int, int], tuple[nn.Module, int]]] = {
+    "minatar": _minatar,
+    "nature": _nature,
+    "shallow": _shallow,
+    "deep": _deep,
+}
