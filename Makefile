@@ -79,6 +79,16 @@ bench: setup ## Measure time to solve, throughput and recovery; writes results/c
 	$(BIN)/python -m benchmarks.throughput --seconds 15 --output benchmarks/throughput.json --envs 64 --batch-size 128
 	$(BIN)/python -m benchmarks.recovery --output benchmarks/recovery.json
 
+.PHONY: compare
+compare: setup .venv-peers/.ready ## Measure throughput and time to solve beside Stable-Baselines3; writes benchmarks/compare.json
+	$(BIN)/python -m benchmarks.compare --peer .venv-peers/bin/python --output benchmarks/compare.json
+
+.venv-peers/.ready: benchmarks/peers/requirements.txt
+	$(PYTHON) -m venv --clear .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --upgrade "pip>=25.1" --constraint constraints.txt
+	.venv-peers/bin/python -m pip install --quiet --constraint constraints.txt --requirement benchmarks/peers/requirements.txt
+	@touch $@
+
 LEARN = $(BIN)/python -m benchmarks.learn
 
 .PHONY: results

@@ -1,0 +1,108 @@
+"""Side by side with a peer, in one run: the same environments, networks and processors, one after the other, in turns.
+
+    python -m benchmarks.compare --peer .venv-peers/bin/python --output benchmarks/compare.json
+
+`make compare` makes .venv-peers first. Stable-Baselines3's A2C and PPO are the peers, on CartPole-v1 with its own tuned settings.
+Ours is a learner and its actors over gRPC. Figures are medians over --repeats rounds, and ratios of medians.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.throughput import measure
+from run_directory.journal import read_metrics
+from run_directory.layout import RunDirectory
+
+_PEER = "benchmarks/peers/stable_baselines.py"
+# As fast as it gets, and not what learns fastest: wide unrolls and batches.
+CARTPOLE_FLAGS = ["--envs", "256", "--batch-size", "512"]
+# The network of the peer's policy.
+BREAKOUT_FLAGS = ["--env", "ALE/Breakout-v5", "--network", "nature", "--max-in-flight", "2"]
+
+
+def run_peer(python: str, *arguments: str) -> dict[str, Any]:
+    """Returns what a peer's script printed."""
+    done = subprocess.run([python, _PEER, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, text=True)
+    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return result
+
+
+def throughput(preset: str, seconds: float, flags: list[str]) -> dict[str, Any]:
+    """Returns our rate in one run, after its warm-up."""
+    with tempfile.TemporaryDirectory() as folder:
+        return measure(preset, 2, seconds, Path(folder) / "run", flags)
+
+
+def solve(seed: int) -> dict[str, Any]:
+    """Returns how long the preset took from the first environment step until its return was reached, and until the run ended."""
+    with tempfile.TemporaryDirectory() as folder:
+        learner = [sys.executable, "-m", "learner_server", "--preset", "cartpole", "--actors", "2", "--seed", str(seed)]
+        code = subprocess.run([*learner, "--run-dir", f"{folder}/run"], stdout=subprocess.DEVNULL, check=False).returncode
+        lines = read_metrics(RunDirectory(Path(folder) / "run").metrics)
+    crossed = [line["seconds"] for line in lines if line["mean_return_100"] is not None and line["mean_return_100"] >= 475.0]
+    return {
+        "seed": seed,
+        "solved": code == 0,
+        "env_steps": lines[-1]["env_steps"],
+        "seconds": lines[-1]["seconds"],
+        "crossed_seconds": crossed[0] if crossed else None,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer", default=".venv-peers/bin/python", help="the interpreter that has the peer")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=15.0, help="of each measurement of throughput")
+    parser.add_argument("--only", nargs="+", choices=["cartpole", "breakout", "solve"], default=["cartpole", "breakout", "solve"])
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    rounds: dict[str, dict[str, list[Any]]] = {}
+
+    def note(what: str, who: str, result: dict[str, Any]) -> None:
+        rounds.setdefault(what, {}).setdefault(who, []).append(result)
+        print(what, who, json.dumps(result), flush=True)
+
+    seconds = str(arguments.seconds)
+    for number in range(arguments.repeats):
+        if "cartpole" in arguments.only:
+            note("CartPole-v1", "ours", throughput("cartpole", arguments.seconds, CARTPOLE_FLAGS))
+            for algorithm in ("a2c", "ppo"):
+                note(
+                    "CartPole-v1", algorithm, run_peer(arguments.peer, "throughput", algorithm, "CartPole-v1", "--seconds", seconds)
+                )
+        if "breakout" in arguments.only:
+            note("Breakout", "ours", throughput("atari-shallow", arguments.seconds, BREAKOUT_FLAGS))
+            note("Breakout", "a2c", run_peer(arguments.peer, "throughput", "a2c", "ALE/Breakout-v5", "--seconds", seconds))
+        if "solve" in arguments.only:
+            note("solve", "ours", solve(number))
+            for algorithm in ("a2c", "ppo"):
+                note("solve", algorithm, run_peer(arguments.peer, "solve", algorithm, "CartPole-v1", "--seed", str(number)))
+    summary = {what: _summary(what, results) for what, results in rounds.items()}
+    print(json.dumps(summary, indent=1))
+    if arguments.output is not None:
+        command = f"python -m benchmarks.compare {' '.join(sys.argv[1:])}"
+        machine = f"{platform.machine()}, Python {platform.python_version()}"
+        record = {"command": command, "machine": machine, "summary": summary, "rounds": rounds}
+        arguments.output.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _summary(what: str, results: dict[str, list[Any]]) -> dict[str, Any]:
+    name = "seconds" if what == "solve" else "steps_per_second"
+    medians = {who: statistics.median(run[name] for run in runs) for who, runs in results.items()}
+    best = (min if what == "solve" else max)(value for who, value in medians.items() if who != "ours")
+    summary: dict[str, Any] = {f"median_{name}": medians, "ours_to_best_peer": round(medians["ours"] / best, 3)}
+    if what == "solve":
+        summary["solved"] = {who: sum(run["solved"] for run in runs) for who, runs in results.items()}
+    return summary
+
+
+if __name__ == "__main__":
+    main()
