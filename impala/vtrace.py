@@ -79,7 +79,7 @@ def vtrace(
     tensors = (log_rhos, discounts, rewards, values, bootstrap_value)
     compiled = _compiled_loop() if values.is_cpu else None
     if compiled is None or not compiled.suits_the_loop(*tensors):
-        return _vtrace_in_torch(*tensors, rho_bar=rho_bar, c_bar=c_bar, pg_rho_bar=pg_rho_bar, lambda_=lambda_)
+        return vtrace_in_torch(*tensors, rho_bar=rho_bar, c_bar=c_bar, pg_rho_bar=pg_rho_bar, lambda_=lambda_)
     vs, pg_advantages = compiled.vtrace_loop(
         *tensors, max_log_rho=_MAX_LOG_RHO, rho_bar=rho_bar, c_bar=c_bar, pg_rho_bar=pg_rho_bar, lambda_=lambda_
     )
@@ -104,7 +104,7 @@ def _compiled_loop() -> ModuleType | None:
 
 
 @torch.no_grad()
-def _vtrace_in_torch(
+def vtrace_in_torch(
     log_rhos: Tensor,
     discounts: Tensor,
     rewards: Tensor,
@@ -116,6 +116,7 @@ def _vtrace_in_torch(
     pg_rho_bar: float,
     lambda_: float,
 ) -> VTraceReturns:
+    """Returns what `vtrace` does, unchecked, by operators of torch: on any device, of any dtype."""
     rhos = importance_ratios(log_rhos)
     next_values = torch.cat([values[1:], bootstrap_value.unsqueeze(0)])
     deltas = rhos.clamp(max=rho_bar) * (rewards + discounts * next_values - values)
