@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from impala.processor import prepare_processor
-from impala.vtrace import VTraceReturns, vtrace_in_torch, prepare_vtrace, vtrace
+from impala.vtrace import VTraceReturns, prepare_vtrace, vtrace, vtrace_in_torch
 
 _SIZES = [(20, 32), (80, 32), (100, 256), (1000, 1024)]
 _CLIPS = {"rho_bar": 1.0, "c_bar": 1.0, "pg_rho_bar": 1.0, "lambda_": 1.0}
