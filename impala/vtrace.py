@@ -96,7 +96,7 @@ def prepare_vtrace(device: torch.device) -> None:
 def _compiled_loop() -> ModuleType | None:
     """Returns `impala.vtrace_loop`, or None where numba is not installed."""
     try:
-        # Late: it loads a compiler, 150 MB that actors and learners on other devices do without.
+        # Late: it loads a compiler, 135 MB that actors and learners on other devices do without.
         from impala import vtrace_loop
     except ImportError:
         return None

@@ -50,10 +50,13 @@ def vtrace_loop(
     log_rhos, discounts, rewards = log_rhos.contiguous(), discounts.contiguous(), rewards.contiguous()
     values, bootstrap_value = values.contiguous(), bootstrap_value.contiguous()
     vs, pg_advantages = torch.empty_like(values), torch.empty_like(values)
+    length, columns = values.shape[0], bootstrap_value.numel()
+    # What the loop takes on trust, and would write beyond.
+    assert log_rhos.numel() == discounts.numel() == rewards.numel() == values.numel() == length * columns
     # Addresses: to make seven arrays of seven tensors takes longer than the loop does at the sizes of one learner.
     _compiled(values.dtype)(
-        values.shape[0],
-        bootstrap_value.numel(),
+        length,
+        columns,
         log_rhos.data_ptr(),
         discounts.data_ptr(),
         rewards.data_ptr(),
@@ -96,7 +99,7 @@ def _exp_float32(x: Any) -> Any:
 def _compiled(dtype: torch.dtype) -> Callable[..., None]:
     """Returns the loop for addresses of C-contiguous [T, B] and [B] of a dtype.
 
-    Not kept on disk: to read it back takes half the time that it saves, and the folder may be read-only. No `fastmath`, which
+    Not kept on disk: to read it back takes nearly half as long, and the folder may be read-only. No `fastmath`, which
     would assume that nothing is infinite or NaN. "numpy" stands for no checks that raise.
     """
     element = _DTYPES[dtype]
