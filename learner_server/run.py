@@ -24,6 +24,7 @@ from impala.replay import TrajectoryReplay
 from impala.specs import EntrySpec, EnvironmentSpec, UnrollSpec
 from impala.tokens import read_token
 from impala.unroll import idle_unroll
+from impala.vtrace import prepare_vtrace
 from impala.wire import Assignment, spec_digest
 from learner_server.actor_registry import ACTOR_SILENCE_SECONDS, Actor, ActorRegistry
 from learner_server.balance import Balance, Door
@@ -205,6 +206,8 @@ class _Service:
         try:
             actors = self._start_actors()
             try:
+                # While they start.
+                prepare_vtrace(self._learner.device)
                 end, figures = self._train(writer, actors, stop)
             finally:
                 if actors is not None:

@@ -1,7 +1,7 @@
 """Proves that every test can fail: breaks the line that it guards, and sees it fail.
 
     python -m tests.mutants                  every mutant (several minutes)
-    python -m tests.mutants test_vtrace      those of one file
+    python -m tests.mutants vtrace           those of one file
     python -m tests.mutants --list           tests that no mutant names, mutants that have lost their line; code 1 if there are any
 
 `tests/mutations/*.toml` hold the mutants: a file of the project, a text that stands in it exactly once, what to put in its
@@ -9,8 +9,8 @@ place, and the tests that must then fail:
 
     [[mutant]]
     file = "impala/vtrace.py"
-    before = "error = torch.zeros_like(bootstrap_value)"
-    after = "error = bootstrap_value.clone()"
+    before = "error = torch.zeros_like(deltas[0])"
+    after = "error = torch.ones_like(deltas[0])"
     tests = ["tests/test_vtrace.py::test_equals_the_literal_sum"]
 
 Each mutant lives in a copy of the tracked and untracked-not-ignored files, in a temporary folder.

@@ -1,4 +1,4 @@
-"""V-trace against the paper's sums, by hand, and at the ends of episodes."""
+"""V-trace against the paper's sums, by hand, and at the ends of episodes: in the compiled loop and in torch."""
 
 from typing import Any
 
@@ -7,9 +7,20 @@ import pytest
 import torch
 from torch import Tensor
 
+from impala import vtrace_loop
 from impala.vtrace import VTraceReturns, vtrace
 
 DISCOUNT = 0.9
+
+# What a learner's batches are like, small to large: [T, B].
+SIZES = [(20, 32), (80, 32), (100, 256), (1000, 1024)]
+
+
+@pytest.fixture(params=["compiled", "torch"], autouse=True)
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every test here runs in both."""
+    monkeypatch.setattr("impala.vtrace._compiled_loop", lambda: vtrace_loop if request.param == "compiled" else None)
+    return str(request.param)
 
 
 def make_case(random: np.random.Generator, length: int, *batch: int) -> dict[str, Tensor]:
@@ -55,6 +66,20 @@ def literal_sum(case: dict[str, Tensor], *, rho_bar: float, c_bar: float, pg_rho
         for s in range(length):
             next_target = vs[s + 1, b] if s + 1 < length else value[length]
             advantages[s, b] = min(pg_rho_bar, ratio[s]) * (reward[s] + gamma[s] * next_target - value[s])
+    return VTraceReturns(vs=torch.as_tensor(vs), pg_advantages=torch.as_tensor(advantages))
+
+
+def row_by_row(case: dict[str, Tensor], *, rho_bar: float = 1.0, c_bar: float = 1.0) -> VTraceReturns:
+    """Returns targets and advantages by the recursion, in numpy and float64: for sizes at which the sum itself takes too long."""
+    log_rhos, discounts, rewards, values, last = (case[name].double().numpy() for name in case)
+    ratios = np.exp(np.minimum(log_rhos, 20.0))
+    next_values = np.concatenate([values[1:], last[None]])
+    deltas = np.minimum(rho_bar, ratios) * (rewards + discounts * next_values - values)
+    vs, error = np.empty_like(values), np.zeros_like(last)
+    for t in reversed(range(len(values))):
+        error = deltas[t] + discounts[t] * np.minimum(c_bar, ratios[t]) * error
+        vs[t] = values[t] + error
+    advantages = np.minimum(1.0, ratios) * (rewards + discounts * np.concatenate([vs[1:], last[None]]) - values)
     return VTraceReturns(vs=torch.as_tensor(vs), pg_advantages=torch.as_tensor(advantages))
 
 
@@ -172,8 +197,9 @@ def test_any_trailing_shape_is_a_batch_of_independent_columns(batch: tuple[int, 
         assert torch.equal(returns.pg_advantages[(..., *index)], alone.pg_advantages)
 
 
-def test_a_reset_row_has_its_own_value_as_target_and_no_advantage() -> None:
-    returns = vtrace(**column(log_rhos=[0.0, -np.inf, 0.0]))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+def test_a_reset_row_has_its_own_value_as_target_and_no_advantage(dtype: torch.dtype) -> None:
+    returns = vtrace(**{name: tensor.to(dtype) for name, tensor in column(log_rhos=[0.0, -np.inf, 0.0]).items()})
     assert float(returns.vs[1]) == -1.0
     assert float(returns.pg_advantages[1]) == 0.0
 
@@ -260,3 +286,74 @@ def test_float32_on_any_device_is_near_the_float64_sum(device: str) -> None:
     assert got.vs.device.type == got.pg_advantages.device.type == device
     torch.testing.assert_close(got.vs.cpu().double(), expected.vs, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(got.pg_advantages.cpu().double(), expected.pg_advantages, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_float32_is_within_1e_5_of_the_recursion_in_float64_at_every_size(size: tuple[int, int]) -> None:
+    case = {name: tensor.float() for name, tensor in make_case(np.random.default_rng(9), *size).items()}
+    got, expected = vtrace(**case), row_by_row(case)
+    torch.testing.assert_close(got.vs.double(), expected.vs, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(got.pg_advantages.double(), expected.pg_advantages, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("length", "bar"), [(20, 3.0), (200, 3.0), (12, float("inf"))], ids=str)
+def test_traces_above_one_are_as_exact(length: int, bar: float) -> None:
+    case = make_case(np.random.default_rng(10), length, 32)
+    # Half the ratios above 1, a twentieth above 3: what grows does not overflow in float32.
+    case["log_rhos"] = case["log_rhos"].clamp(max=1.5)
+    case = {name: tensor.float() for name, tensor in case.items()}
+    got, expected = vtrace(**case, rho_bar=bar, c_bar=bar), row_by_row(case, rho_bar=bar, c_bar=bar)
+    # Relative to the largest term: sums of such terms cancel.
+    scale = float(expected.vs.abs().max())
+    torch.testing.assert_close(got.vs.double(), expected.vs, rtol=1e-5, atol=1e-6 * scale)
+    torch.testing.assert_close(got.pg_advantages.double(), expected.pg_advantages, rtol=1e-5, atol=1e-6 * scale)
+
+
+def test_a_product_of_traces_that_overflows_stays_away_from_what_is_zero() -> None:
+    # Ratios of e^20 over twenty rows whose errors are all 0: their product is infinite in float32, and infinite times 0 is NaN.
+    case = {name: torch.zeros(20, 2) for name in ("log_rhos", "discounts", "rewards", "values")}
+    case["log_rhos"] += 30.0
+    case["discounts"] += 1.0
+    returns = vtrace(**case, bootstrap_value=torch.zeros(2), rho_bar=torch.inf, c_bar=torch.inf)
+    assert returns.vs.tolist() == returns.pg_advantages.tolist() == [[0.0, 0.0]] * 20
+
+
+@pytest.mark.parametrize("log_rho", np.linspace(-86.0, 20.0, 23).tolist())
+def test_ratios_are_exact_over_the_whole_range_of_float32(log_rho: float) -> None:
+    # Unclipped and with nothing behind them, advantages are the ratios.
+    log_rhos = torch.linspace(log_rho - 1.0, log_rho, 100).unsqueeze(0)
+    zeros, ones = torch.zeros(1, 100), torch.ones(1, 100)
+    returns = vtrace(log_rhos=log_rhos, discounts=zeros, rewards=ones, values=zeros, bootstrap_value=zeros[0], pg_rho_bar=torch.inf)
+    torch.testing.assert_close(returns.pg_advantages.double(), log_rhos.double().exp(), rtol=1e-6, atol=0.0)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf], ids=str)
+@pytest.mark.parametrize("name", ["log_rhos", "discounts", "rewards", "values"])
+def test_what_is_not_finite_comes_out_where_the_recursion_says(name: str, value: float) -> None:
+    case = {name: tensor.float() for name, tensor in make_case(np.random.default_rng(11), 10, 150).items()}
+    # In all columns alike: some are computed sixteen at once, the rest one by one.
+    case[name][5] = value
+    with np.errstate(invalid="ignore"):
+        expected = row_by_row(case)
+    returns = vtrace(**case)
+    assert torch.equal(returns.vs.isfinite(), expected.vs.isfinite())
+    assert torch.equal(returns.pg_advantages.isfinite(), expected.pg_advantages.isfinite())
+
+
+@pytest.mark.parametrize("name", ["log_rhos", "discounts", "rewards", "values", "bootstrap_value"])
+def test_an_argument_may_lie_in_memory_as_it_likes(name: str) -> None:
+    case = {name: tensor.float() for name, tensor in make_case(np.random.default_rng(12), 7, 5).items()}
+    expected = vtrace(**case)
+    scattered = torch.zeros([2 * length for length in case[name].shape])[(slice(None, None, 2),) * case[name].ndim]
+    case[name] = scattered.copy_(case[name])
+    assert not case[name].is_contiguous()
+    assert torch.equal(vtrace(**case).vs, expected.vs)
+    assert torch.equal(vtrace(**case).pg_advantages, expected.pg_advantages)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["log_rhos", "discounts", "rewards", "bootstrap_value"])
+def test_dtypes_may_differ(name: str, dtype: torch.dtype) -> None:
+    case = {name: tensor.float() for name, tensor in make_case(np.random.default_rng(13), 7, 5).items()}
+    expected = vtrace(**{**case, name: case[name].to(dtype).float()})
+    torch.testing.assert_close(vtrace(**{**case, name: case[name].to(dtype)}).vs.float(), expected.vs, rtol=1e-2, atol=1e-2)
