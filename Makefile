@@ -105,7 +105,7 @@ results: setup ## Train what docs/results.md reports, three seeds each; goes on 
 	$(LEARN) --name recall-feed-forward --preset recall -- --lstm-size 0 --total-steps 600000
 	$(LEARN) --name minatar-breakout --preset minatar --at-least 18 --manner sampled -- --env MinAtar/Breakout-v1
 	$(LEARN) --name minatar-space-invaders --preset minatar --at-least 70 --manner sampled -- --env MinAtar/SpaceInvaders-v1
-	$(LEARN) --name minatar-freeway --preset minatar --at-least 35 --manner sampled -- --env MinAtar/Freeway-v1 --entropy-cost 0.01
+	$(LEARN) --name minatar-freeway --preset minatar --at-least 35 --manner sampled -- --env MinAtar/Freeway-v1 --entropy-cost 0.005
 	$(LEARN) --name minatar-asterix --preset minatar --at-least 8 --manner sampled -- --env MinAtar/Asterix-v1
 	$(LEARN) --name minatar-seaquest --preset minatar --at-least 4 --manner sampled -- --env MinAtar/Seaquest-v1
 	$(LEARN) --name minatar-multitask --preset minatar-multitask --actors 4

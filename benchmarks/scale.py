@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import json
 import multiprocessing
+import os
 import platform
 import signal
 import statistics
@@ -110,6 +111,12 @@ def resident_bytes(process: int) -> int:
     raise RuntimeError(f"process {process} has no VmRSS")
 
 
+def processor_seconds(process: int) -> float:
+    """Returns the processor time that a process has used so far."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 class RunningLearner:
     """A learner that waits for actors, in a folder of its own."""
 
@@ -138,8 +145,9 @@ class RunningLearner:
         self._drain = subprocess.Popen(["cat"], stdin=self.process.stdout, stdout=subprocess.DEVNULL)
 
     def last(self) -> Mapping[str, Any]:
-        """Returns the newest line of its metrics."""
-        return read_metrics(self._metrics)[-1]
+        """Returns the newest line of its metrics; before there is any, that nobody came yet."""
+        lines = read_metrics(self._metrics)
+        return lines[-1] if lines else {"actors": 0, "env_steps": 0}
 
     def stop(self) -> None:
         """Ends it in good order."""
@@ -157,6 +165,8 @@ def measure(connections: int, seconds: float, rate: float | None) -> dict[str, A
         actors = context.Process(target=simulate, args=(learner.address, connections, rate, theirs), daemon=True)
         try:
             actors.start()
+            assert actors.pid is not None
+            both = (learner.process.pid, actors.pid)
             assert ours.recv() == "ready"
             deadline = time.monotonic() + _PATIENCE_SECONDS
             while learner.last()["actors"] < connections or not learner.last()["env_steps"]:
@@ -165,10 +175,11 @@ def measure(connections: int, seconds: float, rate: float | None) -> dict[str, A
                 time.sleep(0.2)
             time.sleep(_WARM_UP_SECONDS)
             ours.send("begin")
-            first, began = learner.last(), time.monotonic()
+            first, began, used = learner.last(), time.monotonic(), [processor_seconds(each) for each in both]
             time.sleep(seconds)
             ours.send("end")
             last, took = learner.last(), time.monotonic() - began
+            used = [processor_seconds(each) - before for each, before in zip(both, used, strict=True)]
             memory = resident_bytes(learner.process.pid)
             times = sorted(ours.recv())
         finally:
@@ -183,6 +194,8 @@ def measure(connections: int, seconds: float, rate: float | None) -> dict[str, A
         "submissions_per_second": round(len(times) / took, 1),
         "submit_seconds_median": round(statistics.median(times), 4),
         "submit_seconds_p99": round(times[int(0.99 * (len(times) - 1))], 4),
+        "learner_cores": round(used[0] / took, 2),
+        "simulation_cores": round(used[1] / took, 2),
         "resident_mebibytes": round(memory / 2**20, 1),
         "unbalanced": last["steps_received"] - last["steps_trained"] - last["steps_dropped"] - last["steps_waiting"],
     }

@@ -103,9 +103,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "atari-shallow": _table_g1("shallow"),
     "atari-deep": _table_g1("deep"),
     # MinAtar's games in 10 million steps; --env picks one. The entropy cost decides most: at 0.003, with a
-    # discount of 0.99, Breakout's policy was certain (0.02 nats), and stood still, after two million steps. Freeway wants 0.01:
-    # its rewards are so rare at first that at 0.02 one of two seeds had learnt nothing after six million. One unroll at a time:
-    # on two cores the learner is what limits, and unrolls that wait for it only grow old.
+    # discount of 0.99, Breakout's policy was certain (0.02 nats), and stood still, after two million steps. Freeway's
+    # rewards are so rare at first that at 0.02, and at 0.01, one of its seeds each learnt nothing: 0.005 there. One unroll at a
+    # time: on two cores the learner is what limits, and unrolls that wait for it only grow old.
     "minatar": {
         "env": ("MinAtar/Breakout-v1",),
         "total_steps": 10_000_000,

@@ -7,9 +7,9 @@ import zstandard
 
 from impala.errors import InvalidMessage
 
-# Measured on frames of four Atari games (docs/performance.md): level 3 takes a tenth off the size for a third more time. The window
-# and the table reach back over an unroll's other environments to the frame before, which is what a frame is made of.
-_PARAMETERS = zstandard.ZstdCompressionParameters.from_level(1, window_log=21, hash_log=17)
+# Measured on unrolls of four Atari games (docs/decisions/0023-compression.md). The window reaches back over an unroll's other
+# environments to the frame before, which is what a frame is made of.
+_PARAMETERS = zstandard.ZstdCompressionParameters.from_level(3, window_log=21)
 
 # Below this the frame's header and the call cost more than they save.
 _LEAST_BYTES = 256
