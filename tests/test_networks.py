@@ -325,7 +325,7 @@ def test_means_of_real_valued_actions_stay_within_bounds_where_that_is_asked_for
     with torch.no_grad():
         network.policy_head.bias.fill_(3.0)
     output = network(random_observations(SPACES["continuous"], T, B), random_starts(T, B), network.initial_state(B))
-    means, deviations = output.policy[..., :2], output.policy[..., 2:].exp()
+    means, deviations = output.policy.detach()[..., :2], output.policy.detach()[..., 2:].exp()
     assert bool((means <= 1.0).all()) is squash
     assert float(means.min()) > 0.9  # as far out as it may be
     torch.testing.assert_close(deviations, torch.full((T, B, 2), 0.5))
