@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import grpc
 import pytest
 import torch
 
+import actor_client.run
 from tests.programs import Programs
 
 # As the programs do: two threads that wait for each other on a busy machine make steps of microseconds take seconds.
@@ -22,11 +22,13 @@ def programs(tmp_path: Path) -> Iterator[Programs]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def grpc_stays_up() -> Iterator[None]:
-    """Keeps gRPC's core from ending between tests, which it does once the last channel and server are gone.
+def memory_is_left_alone() -> Iterator[None]:
+    """Has actors in this process keep to torch's threads: glibc is told to keep freed memory in programs alone.
 
-    Its poller, as it ended, once closed a descriptor that had been given to another test's pipe meanwhile (grpcio 1.85: "epoll_wait
-    error: Bad file descriptor"). A channel that calls nobody keeps it up.
+    With it, two of three whole runs ended with gRPC's poller closing another test's pipe ("epoll_wait error: Bad file descriptor");
+    that it is the cause is a guess.
     """
-    with grpc.insecure_channel("127.0.0.1:1"):
-        yield
+    before = actor_client.run.prepare_processor
+    actor_client.run.prepare_processor = torch.set_num_threads
+    yield
+    actor_client.run.prepare_processor = before
