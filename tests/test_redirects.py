@@ -110,8 +110,8 @@ def test_what_is_under_way_when_a_learner_restarts_is_its_own() -> None:
     with client_of_a_learner_that_is_gone() as (client, port):
         assert submit(client)
         with running_service(port=port, balance=sends_to(5001)) as second:
+            # Here, though this learner sends whoever joins away; it may do so once the unroll was answered.
             wait_until(lambda: steps_recorded(second) == STEPS)
-            assert client.redirect is None
 
 
 def test_an_actor_goes_back_when_nobody_answers_where_it_was_sent(monkeypatch: pytest.MonkeyPatch) -> None:
