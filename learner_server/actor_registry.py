@@ -248,7 +248,10 @@ class ActorRegistry:
             return {"next_index": self._next_index, "actors": actors}
 
     def restore(self, values: Mapping[str, Any]) -> None:
-        """Takes over what `to_json` returned; the actors have to join again before they submit."""
+        """Takes over what `to_json` returned; the actors have to join again before they submit.
+
+        Of several learners, that of rank 0 alone takes over the steps that were counted: `merge_registries` adds them up.
+        """
         with self._lock:
             # The first of this rank's that no rank has given away, however many ranks there were.
             self._next_index = values["next_index"] + (self._rank - values["next_index"]) % self._ranks
@@ -259,7 +262,7 @@ class ActorRegistry:
                     kept["index"],
                     kept["incarnation"],
                     task=kept["task"],
-                    env_steps=kept["env_steps"],
+                    env_steps=0 if self._rank else kept["env_steps"],
                     parameter_version=kept.get("parameter_version", 0),
                     last_seen=time.monotonic(),
                     ledger=ledger,
@@ -267,13 +270,18 @@ class ActorRegistry:
 
 
 def merge_registries(registries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Returns one registry of several learners', each in the form of `to_json`: of an actor that several know, its latest life."""
-    actors: dict[str, Any] = {}
+    """Returns one registry of several learners', each in the form of `to_json`.
+
+    Of an actor that several know, because it was sent from one to another: its latest life, and the steps that all have counted.
+    """
+    known: dict[str, list[Mapping[str, Any]]] = {}
     for registry in registries:
         for actor_id, actor in registry["actors"].items():
-            known = actors.get(actor_id)
-            if known is None or _progress(actor) > _progress(known):
-                actors[actor_id] = actor
+            known.setdefault(actor_id, []).append(actor)
+    actors = {
+        actor_id: {**max(lives, key=_progress), "env_steps": sum(life["env_steps"] for life in lives)}
+        for actor_id, lives in known.items()
+    }
     return {"next_index": max(registry["next_index"] for registry in registries), "actors": actors}
 
 

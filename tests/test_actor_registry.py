@@ -334,6 +334,19 @@ def test_of_an_actor_that_several_learners_know_its_latest_life_is_kept() -> Non
     assert merge_registries([third.to_json(), second.to_json()])["actors"]["moved"]["floor"] == 2
 
 
+def test_the_steps_of_an_actor_that_moved_are_those_that_all_learners_counted() -> None:
+    kept: dict[str, Any] = {"next_index": 0, "actors": {}}
+    for incarnation, counted in enumerate(([7, 20], [1, 2], [0, 40]), start=1):
+        # As after a restart of both: what was counted before is counted once.
+        registries = [ActorRegistry(rank=rank, ranks=2) for rank in range(2)]
+        for registry, env_steps in zip(registries, counted, strict=True):
+            registry.restore(kept)
+            actor = registry.join("moved", incarnation, "host", 2)
+            registry.record(actor, incarnation, 1, accepted=True, env_steps=env_steps, parameter_version=1)
+        kept = merge_registries([registry.to_json() for registry in registries])
+    assert kept["actors"]["moved"]["env_steps"] == 70
+
+
 def test_an_actor_that_was_sent_away_takes_no_part_until_it_joins_again() -> None:
     registry = ActorRegistry()
     registry.join("a", 1, "host", 2)
