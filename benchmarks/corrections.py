@@ -2,17 +2,25 @@
 
     python -m benchmarks.corrections --steps 1000000 --seeds 0 1
 
-writes results/corrections.json, a run at a time; a series that was interrupted goes on where it was.
+writes results/corrections.json, run by run; a series that was interrupted goes on where it was. Every run, a learner and two
+actors, has two cores of its own; `--jobs 4` has four at a time, on a machine of eight.
 """
 
 import argparse
+import itertools
 import json
+import os
+import platform
+import queue
 import statistics
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from run_directory.journal import read_metrics
 from run_directory.layout import RunDirectory
@@ -20,10 +28,13 @@ from run_directory.layout import RunDirectory
 ENVIRONMENT = "MinAtar/Breakout-v1"
 OUTPUT = Path("results/corrections.json")
 CORRECTIONS = ("vtrace", "one-step", "epsilon", "none")
+_CORES_OF_A_RUN = 2
 
 
-def train(flags: list[str]) -> dict[str, Any]:
+def train(flags: list[str], cores: set[int]) -> dict[str, Any]:
     """Returns the mean return of the last tenth of a run's steps, all training episodes in it, and the lag that was measured."""
+    # Of this thread, and so of what it starts.
+    os.sched_setaffinity(0, cores)
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "learner_server", "--preset", "minatar", "--env", ENVIRONMENT, "--actors", "2", *flags]
         code = subprocess.run([*command, "--run-dir", f"{folder}/run"], stdout=subprocess.DEVNULL, check=False).returncode
@@ -46,22 +57,38 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1_000_000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--lags", type=int, nargs="+", default=[0, 8, 32, 128])
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--output", type=Path, default=OUTPUT)
     arguments = parser.parse_args()
-    result: dict[str, Any] = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else {"runs": []}
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < _CORES_OF_A_RUN * arguments.jobs:
+        parser.error(f"--jobs: expected at most {len(cores) // _CORES_OF_A_RUN} on {len(cores)} cores, came {arguments.jobs}")
+    result: dict[str, Any] = json.loads(arguments.output.read_text()) if arguments.output.exists() else {"runs": []}
     result["command"] = f"python -m benchmarks.corrections {' '.join(sys.argv[1:])}"
     result["environment"] = ENVIRONMENT
-    for seed in arguments.seeds:
-        for lag in arguments.lags:
-            for fraction in (0.0, 0.5):
-                for correction in CORRECTIONS:
-                    which = {"seed": seed, "inject_lag": lag, "replay_fraction": fraction, "correction": correction}
-                    if any(which.items() <= run.items() for run in result["runs"]):
-                        continue
-                    flags = [text for name, value in which.items() for text in (f"--{name.replace('_', '-')}", str(value))]
-                    result["runs"].append({**which, **train([*flags, "--total-steps", str(arguments.steps)])})
-                    OUTPUT.parent.mkdir(exist_ok=True)
-                    OUTPUT.write_text(json.dumps(result, indent=1) + "\n")
-                    print(json.dumps(result["runs"][-1]), flush=True)
+    names = ("seed", "inject_lag", "replay_fraction", "correction")
+    series = itertools.product(arguments.seeds, arguments.lags, (0.0, 0.5), CORRECTIONS)
+    asked = [dict(zip(names, values, strict=True)) for values in series]
+    missing = [which for which in asked if not any(which.items() <= run.items() for run in result["runs"])]
+    free: queue.SimpleQueue[set[int]] = queue.SimpleQueue()
+    for job in range(arguments.jobs):
+        free.put(set(cores[_CORES_OF_A_RUN * job : _CORES_OF_A_RUN * (job + 1)]))
+    machine = f"{platform.machine()}, {len(cores)} cores, Python {platform.python_version()}, torch {torch.__version__}"
+
+    def run(which: dict[str, Any]) -> dict[str, Any]:
+        flags = [text for name, value in which.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+        mine = free.get()
+        try:
+            return {**which, **train([*flags, "--total-steps", str(arguments.steps)], mine), "machine": machine}
+        finally:
+            free.put(mine)
+
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        for done in as_completed([pool.submit(run, which) for which in missing]):
+            result["runs"].append(done.result())
+            arguments.output.parent.mkdir(exist_ok=True)
+            arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+            print(json.dumps(result["runs"][-1]), flush=True)
 
 
 if __name__ == "__main__":

@@ -274,15 +274,17 @@ def merge_registries(registries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     Of an actor that several know, because it was sent from one to another: its latest life, and the steps that all have counted.
     """
-    known: dict[str, list[Mapping[str, Any]]] = {}
+    lives: dict[str, list[dict[str, Any]]] = {}
     for registry in registries:
         for actor_id, actor in registry["actors"].items():
-            known.setdefault(actor_id, []).append(actor)
-    actors = {
-        actor_id: {**max(lives, key=_progress), "env_steps": sum(life["env_steps"] for life in lives)}
-        for actor_id, lives in known.items()
-    }
+            lives.setdefault(actor_id, []).append(actor)
+    actors = {actor_id: _merged(each) for actor_id, each in lives.items()}
     return {"next_index": max(registry["next_index"] for registry in registries), "actors": actors}
+
+
+def _merged(lives: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    latest = max(lives, key=_progress)
+    return {**latest, "env_steps": sum(life["env_steps"] for life in lives)}
 
 
 def _progress(actor: Mapping[str, Any]) -> tuple[int, int]:
