@@ -22,7 +22,7 @@ from actor_client.actor import Actor
 from impala.environments import VectorEnvironment, agent_spec
 from impala.networks import build_network
 from impala.processor import prepare_processor
-from impala.specs import EntrySpec, UnrollSpec
+from impala.specs import UnrollSpec
 from impala.unroll import Unroll
 from impala.wire import Compressor, decode_unroll, encode_unroll
 from learner_server.config import LearnerConfig
@@ -47,11 +47,9 @@ def collect(game: str, name: str, *, environments: int, skipped: int, unrolls: i
         kept = [actor.collect().unroll.map(lambda array: array.copy()) for _ in range(skipped + unrolls)][skipped:]
     finally:
         environment.close()
-    state = {
-        entry: EntrySpec(shape=tuple(tensor.shape[1:]), dtype=tensor.numpy().dtype)
-        for entry, tensor in network.initial_state(1).items()
-    }
-    return kept, UnrollSpec(unroll_length=config.unroll_length, max_environments=environments, environment=spec, state=state)
+    return kept, UnrollSpec(
+        unroll_length=config.unroll_length, max_environments=environments, environment=spec, state=network.state_spec()
+    )
 
 
 def as_request(unroll: Unroll[Any], compressor: Compressor | None) -> bytes:

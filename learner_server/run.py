@@ -18,10 +18,10 @@ from rich.console import Console
 from impala.addresses import split_address
 from impala.environments import agent_spec
 from impala.errors import ConfigError, ImpalaError
-from impala.networks import Network, build_network
+from impala.networks import build_network
 from impala.processor import prepare_processor
 from impala.replay import TrajectoryReplay
-from impala.specs import EntrySpec, EnvironmentSpec, UnrollSpec
+from impala.specs import EnvironmentSpec, UnrollSpec
 from impala.tokens import read_token
 from impala.unroll import idle_unroll
 from impala.vtrace import prepare_vtrace
@@ -159,7 +159,7 @@ class _Service:
             unroll_length=config.unroll_length,
             max_environments=config.max_envs,
             environment=spec,
-            state=_state_spec(learner.network),
+            state=learner.network.state_spec(),
         )
         self._digest = spec_digest(config.agent(), self._spec, run_id=start.run_id)
         self._queue = UnrollQueue(
@@ -433,13 +433,6 @@ def _build_learner(
         if "cuda" in start.checkpoint.random and device.type == "cuda":
             torch.cuda.set_rng_state(start.checkpoint.random["cuda"], device)
     return learner
-
-
-def _state_spec(network: Network) -> dict[str, EntrySpec]:
-    return {
-        name: EntrySpec(shape=tuple(tensor.shape[1:]), dtype=tensor.numpy().dtype)
-        for name, tensor in network.initial_state(1).items()
-    }
 
 
 def _describe(console: Console, config: LearnerConfig, directory: RunDirectory, start: StartingPoint) -> None:

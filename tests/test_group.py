@@ -19,7 +19,7 @@ from learner_server.group import Group, Place, RankLost, join_group
 from learner_server.learner import Learner
 from learner_server.resume import StartingPoint, share_starting_point
 from learner_server.rounds import End
-from learner_server.run import _check_alike, _check_ports, _state_spec
+from learner_server.run import _check_alike, _check_ports
 from run_directory.checkpoint import Checkpoint, load_newest_checkpoint
 from run_directory.journal import read_metrics
 from tests.network_cases import Case
@@ -194,7 +194,7 @@ def _step_without_batch(group: Group) -> None:
         batch = random_batch(case, case.build(seed=1))
         alone, together = _learner(case), _learner(case, group)
         alone.step(batch, 0)
-        idle = idle_unroll(replace(SPEC, unroll_length=T - 1, environment=case.spec, state=_state_spec(alone.network)))
+        idle = idle_unroll(replace(SPEC, unroll_length=T - 1, environment=case.spec, state=alone.network.state_spec()))
         together.step(batch if group.place.rank == 0 else idle, 0, idle=group.place.rank > 0)
         weights = dict(alone.network.state_dict())
         for name, tensor in together.network.state_dict().items():

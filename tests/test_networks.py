@@ -89,6 +89,27 @@ def test_an_unroll_equals_single_steps_in_policy_values_and_final_state(case: Ca
 
 
 @pytest.mark.parametrize("case", CASES)
+def test_on_a_device_everything_is_there(case: Case) -> None:
+    """The device "meta" has shapes and dtypes alone, and like any other refuses tensors of the host."""
+    host, network = case.build(), case.build().to("meta")
+    observations = {name: tensor.to("meta") for name, tensor in random_observations(case.spec, T, B).items()}
+    output = network(observations, random_starts(T, B).to("meta"), network.initial_state(B))
+    (output.values.sum() + output.policy.sum()).backward()
+    assert output.values.device.type == output.policy.device.type == "meta"
+    assert network.state_spec() == host.state_spec()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_state_spec_is_that_of_the_state(case: Case) -> None:
+    network = case.build()
+    state = network.initial_state(3)
+    assert {name: (3, *entry.shape) for name, entry in network.state_spec().items()} == {
+        name: tuple(tensor.shape) for name, tensor in state.items()
+    }
+    assert all(network.state_spec()[name].dtype == tensor.numpy().dtype for name, tensor in state.items())
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_a_column_depends_on_no_other_and_a_step_on_nothing_before_its_episode(case: Case) -> None:
     network, observations, is_first = case.build(), random_observations(case.spec, T, B), random_starts(T, B)
     is_first[3, 0] = True

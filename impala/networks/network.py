@@ -13,7 +13,7 @@ from impala.networks.inputs import Inputs
 from impala.networks.lstm import LSTM
 from impala.networks.normalisation import Gather, PopArt
 from impala.networks.torsos import Torso, orthogonal_linear
-from impala.specs import ACTION_MASK, TASK, EnvironmentSpec
+from impala.specs import ACTION_MASK, TASK, EntrySpec, EnvironmentSpec
 
 State = Mapping[str, Tensor]
 
@@ -92,6 +92,14 @@ class Network(nn.Module):
         if self._lstm_size:
             state |= {name: torch.zeros(environments, self._lstm_size, device=device) for name in ("lstm.h", "lstm.c")}
         return state
+
+    def state_spec(self) -> dict[str, EntrySpec]:
+        """Returns what one environment's recurrent state looks like, on whatever device the network is."""
+        return {
+            # NumPy's name of the dtype, by way of no elements: those of the state may be on a device that NumPy cannot read.
+            name: EntrySpec(shape=tuple(tensor.shape[1:]), dtype=torch.empty(0, dtype=tensor.dtype).numpy().dtype)
+            for name, tensor in self.initial_state(1).items()
+        }
 
     def forward(self, observations: Mapping[str, Tensor], is_first: Tensor, state: State) -> NetworkOutput:
         """Returns policies and values of a whole unroll.
