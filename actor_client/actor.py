@@ -35,6 +35,8 @@ class Actor:
         self._environment = environment
         self._network = network.eval().requires_grad_(requires_grad=False)
         self._generator = torch.Generator().manual_seed(seed)
+        # The live ones, by name.
+        self._weights = dict(network.state_dict(keep_vars=True))
         self._version = 0
         self._state: State = network.initial_state(environment.environments)
         self._buffers = _buffers(environment.spec, unroll_length, environment.environments, self._state)
@@ -44,9 +46,21 @@ class Actor:
         self._write_observations(unroll_length, environment.reset(seed))
         self._buffers.is_first[unroll_length] = True
 
+    @torch.no_grad()
     def load_parameters(self, version: int, parameters: Mapping[str, Tensor]) -> None:
-        """Acts with these weights from the next unroll on."""
-        self._network.load_state_dict(dict(parameters))
+        """Acts with these weights, and running statistics, from the next unroll on.
+
+        Raises:
+            ValueError: they are not this network's, by name or by shape.
+        """
+        came = {name: tuple(tensor.shape) for name, tensor in parameters.items()}
+        wanted = {name: tuple(tensor.shape) for name, tensor in self._weights.items()}
+        if came != wanted:
+            odd = sorted(name for name in came.keys() | wanted.keys() if came.get(name) != wanted.get(name))
+            raise ValueError(f"parameters: expected {odd[0]} of shape {wanted.get(odd[0])}, came {came.get(odd[0])}")
+        # A tenth of the time of load_state_dict, which matters where an unroll takes milliseconds.
+        for name, tensor in self._weights.items():
+            tensor.copy_(parameters[name])
         self._version = version
 
     @torch.inference_mode()

@@ -177,7 +177,7 @@ class LearnerClient:
             stay=stay,
             encodings=[pb.ENCODING_ZSTD],
         )
-        response = self._call("Join", partial(self._stub.Join.future, request, timeout=_JOIN_SECONDS, metadata=self._metadata))
+        response = self._call("Join", partial(self._stub.Join, request, timeout=_JOIN_SECONDS, metadata=self._metadata))
         if response.redirect and not stay:
             self._redirect = Redirect(response.redirect)
             return self._redirect
@@ -318,7 +318,7 @@ class LearnerClient:
             if self._must_stop():
                 return
             request = pb.GetParametersRequest(actor_id=self._actor_id, known_version=known)
-            attempt = partial(self._stub.GetParameters.future, request, timeout=_FETCH_SECONDS, metadata=self._metadata)
+            attempt = partial(self._stub.GetParameters, request, timeout=_FETCH_SECONDS, metadata=self._metadata)
             response = self._call("GetParameters", attempt, rejoin=True)
             if response is None:
                 return
@@ -344,7 +344,7 @@ class LearnerClient:
         while not self._must_stop():
             began = time.monotonic()
             try:
-                self._attempt(lambda: stub.Check.future(request, timeout=_MEASURE_SECONDS))
+                self._attempt(lambda: stub.Check(request, timeout=_MEASURE_SECONDS))
             except grpc.RpcError as error:
                 log.debug("round trip not measured: %s", error.code())
             else:
@@ -356,7 +356,7 @@ class LearnerClient:
     def _submit_one(self, request: pb.SubmitTrajectoryRequest, first_step_at: float) -> None:
         def attempt() -> Any:
             request.age_seconds = time.monotonic() - first_step_at
-            return self._stub.SubmitTrajectory.future(request, timeout=_SUBMIT_SECONDS, metadata=self._metadata)
+            return self._stub.SubmitTrajectory(request, timeout=_SUBMIT_SECONDS, metadata=self._metadata)
 
         response = self._call("SubmitTrajectory", attempt, rejoin=True)
         if response is None:
@@ -419,8 +419,8 @@ class LearnerClient:
         if self._closed.is_set():
             raise Closed
         try:
-            return attempt().result()
-        except (ValueError, grpc.FutureCancelledError) as error:  # what a channel that was closed meanwhile raises
+            return attempt()
+        except ValueError as error:  # what a channel that was closed meanwhile raises
             if self._closed.is_set():
                 raise Closed from error
             raise

@@ -261,6 +261,24 @@ def test_loaded_weights_act_from_the_next_unroll_on() -> None:
     assert (after.actions == 1).all()
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"policy_head.bias": torch.zeros(4)}, r"^parameters: expected policy_head\.bias of shape \(3,\), came \(4,\)$"),
+        ({"policy_head.bias": None}, r"^parameters: expected policy_head\.bias of shape \(3,\), came None$"),
+        ({"extra": torch.zeros(1)}, r"^parameters: expected extra of shape None, came \(1,\)$"),
+    ],
+)
+def test_weights_of_another_network_are_refused_whole(change: dict[str, torch.Tensor | None], message: str) -> None:
+    with counting_actor() as actor:
+        before = {name: tensor.clone() for name, tensor in actor._network.state_dict().items()}
+        weights = {name: tensor + 1.0 for name, tensor in before.items()} | change
+        with pytest.raises(ValueError, match=message):
+            actor.load_parameters(5, {name: tensor for name, tensor in weights.items() if tensor is not None})
+        assert all(torch.equal(tensor, before[name]) for name, tensor in actor._network.state_dict().items())
+        assert collect(actor).parameter_version.tolist() == [0] * ENVIRONMENTS
+
+
 def test_actions_are_drawn_as_often_as_the_policy_says() -> None:
     probabilities = torch.tensor([0.6, 0.3, 0.1])
     network = StepsSinceFirst()

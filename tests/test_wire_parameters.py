@@ -23,7 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent
 EXECUTING_MODULES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 EXECUTING_CALLS = {"eval", "exec", "torch.load", "torch.save"}
 
-DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8, torch.bool)
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+DTYPES = (*FLOATS, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 
 
 def make_file(dtype: str, shape: list[int], size: int) -> bytes:
@@ -53,6 +54,22 @@ def test_weights_that_are_views_or_want_gradients_can_be_sent() -> None:
     came = decode_parameters(encode_parameters({"transposed": weight.T, "bias": weight[0]}))
     assert came["transposed"].tolist() == [[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]
     assert came["bias"].tolist() == [0.0, 1.0, 2.0]
+
+
+def test_elements_of_all_sizes_lie_aligned_in_the_file() -> None:
+    tensors = {f"{index}": torch.ones(3, dtype=dtype) for index, dtype in enumerate(reversed(DTYPES))}
+    data = encode_parameters(tensors)
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    assert length % 8 == 0
+    assert all(header[name]["data_offsets"][0] % tensor.element_size() == 0 for name, tensor in tensors.items())
+    came = decode_parameters(data)
+    assert all(torch.equal(came[name], tensor) for name, tensor in tensors.items())
+
+
+def test_a_dtype_that_cannot_be_sent_is_named() -> None:
+    with pytest.raises(TypeError, match=r"^parameters: expected one of \[torch\.bool, .*, came torch\.complex64 for wave$"):
+        encode_parameters({"weight": torch.ones(1), "wave": torch.ones(2, dtype=torch.complex64)})
 
 
 def test_a_file_cut_anywhere_is_refused() -> None:
