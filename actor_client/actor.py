@@ -1,5 +1,6 @@
 """The actor: steps environments with one version of the weights for a whole unroll."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,10 +16,15 @@ from impala.unroll import Episode, Unroll
 
 @dataclass(frozen=True, kw_only=True)
 class Collected:
-    """An unroll, and the episodes that finished in it. The unroll's arrays are the actor's buffers: copy before the next."""
+    """An unroll, and the episodes that finished in it. The unroll's arrays are the actor's buffers: copy before the next.
+
+    `environment_seconds` and `inference_seconds` are what stepping the environments and choosing actions took.
+    """
 
     unroll: Unroll[np.ndarray]
     episodes: list[Episode]
+    environment_seconds: float
+    inference_seconds: float
 
 
 class Actor:
@@ -69,13 +75,20 @@ class Actor:
         buffers, episodes = self._buffers, list[Episode]()
         length = buffers.length
         self._begin(length)
+        clock = time.perf_counter
+        environment_seconds, began = 0.0, clock()
         noise = self._distribution.noise((length, buffers.environments), self._generator)
+        inference_seconds = clock() - began
         for t in range(length):
+            began = clock()
             observations = {name: torch.from_numpy(array[t]) for name, array in buffers.observations.items()}
             policy, self._state = self._network.act(observations, torch.from_numpy(buffers.is_first[t]), self._state)
             self._policy[t] = policy
             actions = self._distribution.choose(policy, noise[t]).numpy()
+            chosen = clock()
             transition = self._environment.step(actions)
+            environment_seconds += clock() - chosen
+            inference_seconds += chosen - began
             buffers.actions[t] = actions
             buffers.rewards[t] = transition.rewards
             buffers.terminated[t] = transition.terminated
@@ -85,7 +98,9 @@ class Actor:
         # Once for all T steps; the same numbers as step by step, at a twentieth of the calls.
         log_probs = self._distribution.log_prob(self._policy, torch.from_numpy(buffers.actions))
         buffers.behaviour_log_probs[:] = log_probs.numpy()
-        return Collected(unroll=buffers, episodes=episodes)
+        return Collected(
+            unroll=buffers, episodes=episodes, environment_seconds=environment_seconds, inference_seconds=inference_seconds
+        )
 
     def _begin(self, length: int) -> None:
         """Makes the last observation x_T, of the unroll before, x_0 of this one."""

@@ -21,7 +21,7 @@ from actor_client.backoff import Backoff
 from actor_client.tls import TLS, find_obstacle
 from actor_client.window import Window
 from impala.errors import Refused
-from impala.unroll import Episode, Unroll
+from impala.unroll import ActorTimes, Episode, Unroll
 from impala.wire import (
     MAX_MESSAGE_BYTES,
     PROTOCOL_VERSION,
@@ -30,6 +30,7 @@ from impala.wire import (
     decode_assignment,
     decode_parameters,
     encode_episodes,
+    encode_times,
     encode_unroll,
 )
 from protos import impala_pb2 as pb
@@ -232,11 +233,14 @@ class LearnerClient:
             self._raise_failure()
             return None if self._leaves() else self._parameters
 
-    def submit(self, unroll: Unroll[np.ndarray], episodes: list[Episode], first_step_at: float) -> bool:
+    def submit(
+        self, unroll: Unroll[np.ndarray], episodes: list[Episode], first_step_at: float, times: ActorTimes | None = None
+    ) -> bool:
         """Sends an unroll without waiting for the answer. The unroll is copied before it returns.
 
         Args:
             first_step_at: when its first step was taken, by `time.monotonic`.
+            times: for the learner to display.
 
         Returns:
             False once the run is over or reassigned, or the client closed.
@@ -253,6 +257,7 @@ class LearnerClient:
             spec_digest=self._assignment.spec_digest,
             unroll=encode_unroll(unroll, self._compressor),
             episodes=encode_episodes(episodes),
+            times=None if times is None else encode_times(times),
         )
         self._raise_failure()
         if self._must_stop():

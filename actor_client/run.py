@@ -14,6 +14,7 @@ from impala.errors import ConfigError, Refused
 from impala.networks import build_network
 from impala.processor import prepare_processor
 from impala.tokens import read_token
+from impala.unroll import ActorTimes
 from impala.wire import Assignment
 
 log = logging.getLogger(__name__)
@@ -121,15 +122,25 @@ class ActorProcess:
 
 
 def _act(client: LearnerClient, actor: Actor) -> None:
-    version = 0
+    version, clock = 0, time.perf_counter
+    collected_at = waits_from = clock()
     while (parameters := client.next_parameters()) is not None:
+        waiting = clock() - waits_from
         if parameters.version != version:
             version = parameters.version
             actor.load_parameters(version, parameters.tensors)
         first_step_at = time.monotonic()
         collected = actor.collect()
-        if not client.submit(collected.unroll, collected.episodes, first_step_at):
+        before, collected_at = collected_at, clock()
+        times = ActorTimes(
+            total=collected_at - before,
+            environment=collected.environment_seconds,
+            inference=collected.inference_seconds,
+            waiting=waiting,
+        )
+        if not client.submit(collected.unroll, collected.episodes, first_step_at, times):
             return
+        waits_from = clock()
 
 
 def _build(assignment: Assignment, hosting: Hosting) -> tuple[Actor, VectorEnvironment]:

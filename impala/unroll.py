@@ -30,6 +30,23 @@ class Episode:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ActorTimes:
+    """How an actor spent the time from the end of one unroll to the end of the next, in seconds.
+
+    Attributes:
+        total: of it; what the others leave went into encoding, sending and the like.
+        environment: stepping environments.
+        inference: computing and drawing actions.
+        waiting: for a place among the unrolls under way, or for weights.
+    """
+
+    total: float
+    environment: float
+    inference: float
+    waiting: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Unroll(Generic[ArrayT]):
     """T steps of E environments, of NumPy arrays (on the wire, in the queue) or of tensors (in the loss).
 

@@ -2,10 +2,11 @@
 
 import json
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 
 from impala.losses import ImpalaLoss
+from impala.unroll import ActorTimes
 from learner_server.learner import StepReport
 
 # All but what is there for each row of the batch.
@@ -60,6 +62,38 @@ class IntervalStatistics:
         figures["learner_wait_fraction"] = min(1.0, self._wait_seconds / elapsed) if elapsed else None
         self.__init__()  # type: ignore[misc]
         return figures
+
+
+class ActorTimeShares:
+    """What actors spent their time on in a log interval. Added to by the event loop, taken by training."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seconds = ActorTimes(total=0.0, environment=0.0, inference=0.0, waiting=0.0)
+
+    def add(self, times: ActorTimes) -> None:
+        """Adds the time that went into one unroll."""
+        with self._lock:
+            self._seconds = ActorTimes(**{name: seconds + getattr(times, name) for name, seconds in asdict(self._seconds).items()})
+
+    def take(self) -> dict[str, float]:
+        """Returns the interval's seconds by the fields of `ActorTimes`, of all actors together, and starts the next interval."""
+        with self._lock:
+            seconds = asdict(self._seconds)
+            self._seconds = ActorTimes(**dict.fromkeys(seconds, 0.0))
+        return seconds
+
+
+def actor_shares(parts: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
+    """Returns actors' figures of one interval of several learners, each what `ActorTimeShares.take` returned there.
+
+    None where no actor said anything.
+    """
+    total = sum(part["total"] for part in parts)
+    return {
+        f"actor_{figure}_fraction": sum(part[name] for part in parts) / total if total else None
+        for figure, name in (("environment", "environment"), ("inference", "inference"), ("wait", "waiting"))
+    }
 
 
 def merge_intervals(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -22,6 +22,9 @@ COUNTERS = {
 }
 GAUGES = {
     "actors": "Actors that called within the last 10 s.",
+    "actor_environment_fraction": "Share of actors' time in the last log interval that went into stepping environments.",
+    "actor_inference_fraction": "Share of actors' time in the last log interval that went into choosing actions.",
+    "actor_wait_fraction": "Share of actors' time in the last log interval that was waited, for a place or for weights.",
     "learner_wait_fraction": "Share of the last log interval in which training waited for a batch: near 1, actors are too few.",
     "policy_lag_mean": "Versions between the weights that acted and those that learnt, mean over trajectories.",
     "queued_trajectories": "Trajectories in the queue.",

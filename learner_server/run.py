@@ -34,7 +34,7 @@ from learner_server.episodes import EpisodeLog
 from learner_server.group import Group, Place, join_group
 from learner_server.learner import Learner
 from learner_server.local_actors import LocalActors
-from learner_server.metrics import MetricsWriter
+from learner_server.metrics import ActorTimeShares, MetricsWriter
 from learner_server.parameter_store import ParameterStore
 from learner_server.progress import ProgressDisplay
 from learner_server.prometheus import MetricsPort
@@ -177,6 +177,7 @@ class _Service:
         self._episodes = EpisodeLog(
             counts=start.episodes, recent_returns=start.recent_returns, seconds=start.seconds, tells=self._place.rank > 0
         )
+        self._actor_times = ActorTimeShares()
         self._servicer = LearnerServicer(
             assign=self._assign,
             spec=self._spec,
@@ -186,6 +187,7 @@ class _Service:
             actors=self._actors,
             max_policy_lag=config.max_policy_lag,
             on_unroll=self._episodes.add,
+            on_times=self._actor_times.add,
             balance=self._balance,
         )
         self._server = LearnerServer(
@@ -258,6 +260,7 @@ class _Service:
             replay=self._replay(),
             refused=lambda: dict(self._servicer.refused),
             bytes_received=lambda: self._servicer.bytes_received,
+            actor_times=self._actor_times,
             show=show,
             look_after_actors=lambda: None if actors is None else actors.look_after(),
             group=self._group,

@@ -17,11 +17,12 @@ import numpy as np
 
 from impala.errors import InvalidMessage, Mismatch
 from impala.specs import UnrollSpec
-from impala.unroll import Episode, Unroll
+from impala.unroll import ActorTimes, Episode, Unroll
 from impala.wire import (
     PROTOCOL_VERSION,
     Assignment,
     decode_episodes,
+    decode_times,
     decode_unroll,
     encode_assignment,
 )
@@ -85,6 +86,7 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         max_policy_lag: unrolls whose weights are more versions old than this are refused as stale.
         on_unroll: called with each accepted unroll's episodes, age in seconds and task.
         balance: where there are several learners, which of them an actor goes to.
+        on_times: called with how an actor spent its time, once for each unroll that it says so with.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         max_policy_lag: int,
         on_unroll: Callable[[list[Episode], float, int], None],
         balance: Balance | None = None,
+        on_times: Callable[[ActorTimes], None] = lambda _: None,
     ) -> None:
         self._assign = assign
         self._spec = spec
@@ -109,6 +112,7 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         self._max_policy_lag = max_policy_lag
         self._on_unroll = on_unroll
         self._balance = balance or Balance()
+        self._on_times = on_times
         # Unrolls on their way into the queue, by (actor, incarnation, sequence), so that a retry joins the first try.
         self._entering: dict[tuple[str, int, int], asyncio.Task[float]] = {}
         self._run_over = False
@@ -175,7 +179,9 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         if entering is None:
             if self._run_over:
                 return self._run_is_over(actor)
-            unroll, episodes = self._decode(request)
+            unroll, episodes, times = self._decode(request)
+            if times is not None:
+                self._on_times(times)
             if self._store.version - request.unroll.parameter_version > self._max_policy_lag:
                 return self._drop_stale(actor, request, unroll, episodes)
             entering = asyncio.create_task(self._enter(actor, request, unroll, episodes))
@@ -227,7 +233,7 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         self._actors.say_farewell(actor)
         return self._response(reason=pb.REASON_RUN_OVER)
 
-    def _decode(self, request: pb.SubmitTrajectoryRequest) -> tuple[Unroll[np.ndarray], list[Episode]]:
+    def _decode(self, request: pb.SubmitTrajectoryRequest) -> tuple[Unroll[np.ndarray], list[Episode], ActorTimes | None]:
         if not request.HasField("unroll"):
             raise InvalidMessage("unroll", "an unroll", "none")
         unroll = decode_unroll(request.unroll, self._spec)
@@ -236,7 +242,8 @@ class LearnerServicer(pb_grpc.LearnerServicer):
             raise InvalidMessage("unroll.parameter_version", f"at most {newest}, the newest", f"{request.unroll.parameter_version}")
         if not 0.0 <= request.age_seconds < float("inf"):
             raise InvalidMessage("age_seconds", "a duration of 0 or more", f"{request.age_seconds}")
-        return unroll, decode_episodes(request.episodes, at_most=unroll.length * unroll.environments)
+        episodes = decode_episodes(request.episodes, at_most=unroll.length * unroll.environments)
+        return unroll, episodes, decode_times(request.times) if request.HasField("times") else None
 
     def _response(
         self,

@@ -24,7 +24,7 @@ from learner_server.config import LearnerConfig
 from learner_server.episodes import EpisodeLog
 from learner_server.group import Group
 from learner_server.learner import Learner
-from learner_server.metrics import IntervalStatistics, MetricsWriter, Rate, merge_intervals
+from learner_server.metrics import ActorTimeShares, IntervalStatistics, MetricsWriter, Rate, actor_shares, merge_intervals
 from learner_server.parameter_store import ParameterStore
 from learner_server.resume import VERSIONS_BETWEEN_LINES, StartingPoint
 from learner_server.rounds import End, Round, Rounds, Standing
@@ -54,6 +54,7 @@ class Training:
         replay: where part of each batch comes from; None for none.
         refused: returns the counts of refused messages, by status and field.
         bytes_received: returns the bytes of all messages so far.
+        actor_times: where what actors spend their time on is gathered.
         show: called with each log interval's figures.
         look_after_actors: called once a log interval; what it raises of ours ends the run as FAILED.
         group: the learners that train as one.
@@ -77,6 +78,7 @@ class Training:
         replay: TrajectoryReplay | None,
         refused: Callable[[], dict[str, int]],
         bytes_received: Callable[[], int],
+        actor_times: ActorTimeShares,
         show: Callable[[dict[str, Any]], None],
         look_after_actors: Callable[[], None],
         group: Group | None = None,
@@ -96,6 +98,7 @@ class Training:
         self._replay = replay
         self._refused = refused
         self._bytes_received = bytes_received
+        self._actor_times = actor_times
         self._show = show
         self._look_after_actors = look_after_actors
         self._group = group or Group()
@@ -293,6 +296,7 @@ class Training:
             "actors_by_task": self._actors.by_task(),
             "refused": self._refused(),
             "bytes_received": self._bytes_received(),
+            "actor_times": self._actor_times.take(),
             "parameter_encodings": self._store.encodings,
         }
 
@@ -324,6 +328,7 @@ class Training:
             "actors": sum(report["door"]["actors"] for report in ranks),
             "actors_by_rank": [report["door"]["actors"] for report in ranks],
             "refused": dict(refused),
+            **actor_shares([report["actor_times"] for report in ranks]),
             "bytes_received": sum(report["bytes_received"] for report in ranks),
             "parameter_encodings": sum(report["parameter_encodings"] for report in ranks),
         }

@@ -196,8 +196,20 @@ class Episode(_message.Message):
     length: int
     def __init__(self, episode_return: _Optional[float] = ..., length: _Optional[int] = ...) -> None: ...
 
+class ActorTimes(_message.Message):
+    __slots__ = ("total", "environment", "inference", "waiting")
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
+    INFERENCE_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    total: float
+    environment: float
+    inference: float
+    waiting: float
+    def __init__(self, total: _Optional[float] = ..., environment: _Optional[float] = ..., inference: _Optional[float] = ..., waiting: _Optional[float] = ...) -> None: ...
+
 class SubmitTrajectoryRequest(_message.Message):
-    __slots__ = ("actor_id", "incarnation", "sequence", "spec_digest", "unroll", "episodes", "age_seconds")
+    __slots__ = ("actor_id", "incarnation", "sequence", "spec_digest", "unroll", "episodes", "age_seconds", "times")
     ACTOR_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
@@ -205,6 +217,7 @@ class SubmitTrajectoryRequest(_message.Message):
     UNROLL_FIELD_NUMBER: _ClassVar[int]
     EPISODES_FIELD_NUMBER: _ClassVar[int]
     AGE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    TIMES_FIELD_NUMBER: _ClassVar[int]
     actor_id: str
     incarnation: int
     sequence: int
@@ -212,7 +225,8 @@ class SubmitTrajectoryRequest(_message.Message):
     unroll: Unroll
     episodes: _containers.RepeatedCompositeFieldContainer[Episode]
     age_seconds: float
-    def __init__(self, actor_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., sequence: _Optional[int] = ..., spec_digest: _Optional[str] = ..., unroll: _Optional[_Union[Unroll, _Mapping]] = ..., episodes: _Optional[_Iterable[_Union[Episode, _Mapping]]] = ..., age_seconds: _Optional[float] = ...) -> None: ...
+    times: ActorTimes
+    def __init__(self, actor_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., sequence: _Optional[int] = ..., spec_digest: _Optional[str] = ..., unroll: _Optional[_Union[Unroll, _Mapping]] = ..., episodes: _Optional[_Iterable[_Union[Episode, _Mapping]]] = ..., age_seconds: _Optional[float] = ..., times: _Optional[_Union[ActorTimes, _Mapping]] = ...) -> None: ...
 
 class SubmitTrajectoryResponse(_message.Message):
     __slots__ = ("accepted", "reason", "duplicate", "parameter_version", "join_again", "waited_seconds")

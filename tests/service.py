@@ -13,6 +13,7 @@ import torch
 from impala.config import AgentConfig
 from impala.networks import Network, build_network
 from impala.specs import UnrollSpec
+from impala.unroll import ActorTimes
 from impala.wire import Assignment, spec_digest
 from learner_server.actor_registry import Actor, ActorRegistry
 from learner_server.balance import Balance
@@ -54,6 +55,7 @@ class Service:
     episodes: EpisodeLog
     servicer: LearnerServicer
     server: LearnerServer
+    times: list[ActorTimes]
     stub: pb_grpc.LearnerStub
 
     def join(self, actor_id: str = "tester", incarnation: int = 1) -> pb.JoinResponse:
@@ -133,6 +135,7 @@ def running_service(
             compresses=compresses,
         )
 
+    times: list[ActorTimes] = []
     servicer = LearnerServicer(
         assign=assign,
         spec=spec,
@@ -142,6 +145,7 @@ def running_service(
         actors=actors,
         max_policy_lag=max_policy_lag,
         on_unroll=episodes.add,
+        on_times=times.append,
         balance=balance,
     )
     store.publish(1, network.state_dict())
@@ -150,7 +154,8 @@ def running_service(
     # Larger than the server's limit, for tests of messages over it.
     options = [("grpc.max_send_message_length", -1)]
     with grpc.insecure_channel(address, options=options) as channel:
-        service = Service(address, digest, network, queue, store, actors, episodes, servicer, server, pb_grpc.LearnerStub(channel))
+        stub = pb_grpc.LearnerStub(channel)
+        service = Service(address, digest, network, queue, store, actors, episodes, servicer, server, times, stub)
         try:
             service.join()
             yield service

@@ -1,8 +1,9 @@
 """The actor: an unroll is exactly what the environments did, chosen by one version of the weights."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium
@@ -365,6 +366,27 @@ def test_an_unroll_carries_the_recurrent_state_before_its_first_observation() ->
         assert unroll.initial_state["steps"].tolist() == steps.tolist()
         for t in range(LENGTH):
             steps = steps * ~unroll.is_first[t] + 1.0
+
+
+def test_what_environments_and_inference_take_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=0.0)
+
+    def takes(seconds: float, method: Callable[..., Any]) -> Callable[..., Any]:
+        def slowly(*args: Any) -> Any:
+            clock.now += seconds
+            return method(*args)
+
+        return slowly
+
+    with counting_actor() as actor:
+        monkeypatch.setattr("actor_client.actor.time", SimpleNamespace(perf_counter=lambda: clock.now))
+        monkeypatch.setattr(actor._environment, "step", takes(1.0, actor._environment.step))
+        monkeypatch.setattr(actor._network, "act", takes(0.25, actor._network.act))
+        monkeypatch.setattr(actor._distribution, "noise", takes(0.5, actor._distribution.noise))
+        for _ in range(2):
+            collected = actor.collect()
+            assert collected.environment_seconds == LENGTH
+            assert collected.inference_seconds == 0.25 * LENGTH + 0.5
 
 
 def test_the_actor_keeps_no_gradients() -> None:

@@ -6,14 +6,16 @@ from typing import Any
 import pytest
 
 from actor_client import run
-from actor_client.client import LearnerClient
+from actor_client.actor import Collected
+from actor_client.client import LearnerClient, Parameters
 from actor_client.config import ActorConfig
 from actor_client.run import ActorProcess
 from impala.config import EnvironmentConfig, NetworkConfig
 from impala.environments import Hosting
 from impala.errors import ConfigError
+from impala.unroll import ActorTimes
 from impala.wire import Assignment
-from tests.samples import SPEC
+from tests.samples import SPEC, make_unroll
 
 
 def make_assignment(**fields: Any) -> Assignment:
@@ -68,3 +70,43 @@ def test_a_stop_that_comes_while_the_connection_is_made_is_not_lost(monkeypatch:
     thread.start()
     thread.join(30.0)
     assert not thread.is_alive()
+
+
+class Clock:
+    """Stands in for `time` in `actor_client.run`."""
+
+    now = 100.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    monotonic = perf_counter
+
+
+def test_an_actor_tells_how_it_spent_all_of_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, sent = Clock(), list[ActorTimes]()
+
+    class Client:
+        def next_parameters(self) -> Parameters | None:
+            clock.now += 2.0
+            return Parameters(version=len(sent) + 1, tensors={}) if len(sent) < 3 else None
+
+        def submit(self, unroll: object, episodes: object, first_step_at: float, times: ActorTimes) -> bool:
+            clock.now += 0.5
+            sent.append(times)
+            return True
+
+    class Actor:
+        def load_parameters(self, version: int, parameters: object) -> None:
+            clock.now += 0.25
+
+        def collect(self) -> Collected:
+            clock.now += 4.0
+            return Collected(unroll=make_unroll(), episodes=[], environment_seconds=2.5, inference_seconds=1.0)
+
+    monkeypatch.setattr(run, "time", clock)
+    run._act(Client(), Actor())  # type: ignore[arg-type]
+    first, *later = sent
+    assert first == ActorTimes(total=6.25, environment=2.5, inference=1.0, waiting=2.0)
+    # What sending the one before took is part of it.
+    assert later == [ActorTimes(total=6.75, environment=2.5, inference=1.0, waiting=2.0)] * 2

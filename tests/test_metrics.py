@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from impala.losses import ImpalaLoss
+from impala.unroll import ActorTimes
 from learner_server.learner import StepReport
-from learner_server.metrics import IntervalStatistics, MetricsWriter, Rate
+from learner_server.metrics import ActorTimeShares, IntervalStatistics, MetricsWriter, Rate, actor_shares
 from run_directory.journal import read_metrics
 
 LOSS_FIELDS = [field.name for field in fields(ImpalaLoss) if field.name not in {"vs", "valid"}]
@@ -91,6 +92,42 @@ def test_the_wait_is_a_fraction_of_the_interval(monkeypatch: pytest.MonkeyPatch,
     for seconds in waits:
         interval.add_wait(seconds)
     assert interval.take()["learner_wait_fraction"] == fraction
+
+
+# --- What actors spend their time on
+
+
+def times(total: float, environment: float, inference: float, waiting: float) -> ActorTimes:
+    return ActorTimes(total=total, environment=environment, inference=inference, waiting=waiting)
+
+
+def test_the_shares_of_actors_time_are_of_all_actors_together() -> None:
+    shares = ActorTimeShares()
+    shares.add(times(1.0, 0.5, 0.25, 0.125))
+    shares.add(times(3.0, 0.5, 0.75, 1.875))
+    assert actor_shares([shares.take()]) == {
+        "actor_environment_fraction": 0.25,
+        "actor_inference_fraction": 0.25,
+        "actor_wait_fraction": 0.5,
+    }
+    # The next interval is another.
+    shares.add(times(1.0, 1.0, 0.0, 0.0))
+    assert actor_shares([shares.take()])["actor_environment_fraction"] == 1.0
+
+
+def test_the_shares_of_several_learners_are_by_the_time_of_their_actors() -> None:
+    first, second = ActorTimeShares(), ActorTimeShares()
+    first.add(times(1.0, 1.0, 0.0, 0.0))
+    second.add(times(3.0, 0.0, 0.0, 3.0))
+    assert actor_shares([first.take(), second.take()]) == {
+        "actor_environment_fraction": 0.25,
+        "actor_inference_fraction": 0.0,
+        "actor_wait_fraction": 0.75,
+    }
+
+
+def test_without_unrolls_there_are_no_shares() -> None:
+    assert set(actor_shares([ActorTimeShares().take()]).values()) == {None}
 
 
 # --- Rates

@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from impala.errors import ConfigError
+from impala.unroll import ActorTimes
 from impala.wire import decode_parameters, encode_tensor
 from learner_server.server import LearnerServer
 from protos import impala_pb2 as pb
@@ -177,6 +178,8 @@ BAD_SUBMISSIONS = {
     "an episode of no steps": Bad(episodes((1.0, 1), (1.0, 0)), "episodes[1].length", "at least 1", "0"),
     "an infinite return": Bad(episodes((float("inf"), 1)), "episodes[0].episode_return", "a finite number", "inf"),
     "negative age": Bad(put("age_seconds", -1.0), "age_seconds", "0 or more", "-1.0"),
+    "a negative time": Bad(put("times.total", -1.0), "times.total", "0 or more", "-1.0"),
+    "more time waited than there was": Bad(put("times.waiting", 1.0), "times.waiting", "0 to the total of 0.0", "1.0"),
     "age that is no number": Bad(put("age_seconds", float("nan")), "age_seconds", "0 or more", "nan"),
 }
 BAD_JOINS = {
@@ -314,6 +317,17 @@ def test_a_fault_of_our_own_is_internal_and_keeps_its_traceback(service: Service
     assert details == "the learner has a fault; its log has the traceback"
     assert service.servicer.refused == {"internal": 1}
     assert call(service, pb.GetParametersRequest(actor_id="tester")).version == 1
+
+
+def test_how_an_actor_spends_its_time_is_noted_once_for_each_unroll_that_says_so(service: Service) -> None:
+    message = request(service)
+    call(service, message)
+    assert service.times == []
+    message.sequence += 1
+    message.times.CopyFrom(pb.ActorTimes(total=1.0, environment=0.5, inference=0.25, waiting=0.125))
+    for _ in range(2):  # the second is a retry
+        call(service, message)
+    assert service.times == [ActorTimes(total=1.0, environment=0.5, inference=0.25, waiting=0.125)]
 
 
 # --- who takes part

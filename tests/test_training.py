@@ -13,13 +13,13 @@ import torch
 from impala.config import LossConfig, OptimiserConfig
 from impala.networks import build_network
 from impala.replay import TrajectoryReplay
-from impala.unroll import idle_unroll
+from impala.unroll import ActorTimes, idle_unroll
 from learner_server.actor_registry import ActorRegistry
 from learner_server.config import LearnerConfig
 from learner_server.episodes import EpisodeLog
 from learner_server.group import Group
 from learner_server.learner import Learner
-from learner_server.metrics import MetricsWriter
+from learner_server.metrics import ActorTimeShares, MetricsWriter
 from learner_server.parameter_store import ParameterStore
 from learner_server.resume import StartingPoint
 from learner_server.training import End, Training
@@ -72,6 +72,7 @@ def train(
     transfer: Transfer | None = None,
     stop_after_lines: int = 50,
     group: Group | None = None,
+    actor_times: ActorTimeShares | None = None,
     **fields: Any,
 ) -> Run:
     """Trains on so many columns of each task, the `i`th from 1 of version `i`, until out of steps; gives up after 50 log lines.
@@ -106,6 +107,7 @@ def train(
         replay=TrajectoryReplay(config.replay_unrolls, seed=0) if config.replay_fraction else None,
         refused=dict,
         bytes_received=int,
+        actor_times=actor_times or ActorTimeShares(),
         show=figures.append,
         look_after_actors=lambda: stop.set() if len(figures) > stop_after_lines else None,
         group=group,
@@ -146,6 +148,17 @@ def test_replayed_steps_are_not_counted_again(tmp_path: Path) -> None:
     account, last = run.queue.account(), run.figures[-1]
     assert (account.trained, account.received, account.waiting) == (50, 50, 0)
     assert (last["env_steps"], last["steps_trained"], last["trained_by_task"], last["learner_updates"]) == (50, 50, [50], 5)
+
+
+def test_the_figures_say_what_actors_spend_their_time_on(tmp_path: Path) -> None:
+    shares = ActorTimeShares()
+    shares.add(ActorTimes(total=4.0, environment=1.0, inference=2.0, waiting=0.5))
+    first = train(tmp_path, {0: 4}, total_steps=4 * STEPS, actor_times=shares).figures[0]
+    assert (first["actor_environment_fraction"], first["actor_inference_fraction"], first["actor_wait_fraction"]) == (
+        0.25,
+        0.5,
+        0.125,
+    )
 
 
 def test_without_replay_a_batch_is_what_came(tmp_path: Path) -> None:

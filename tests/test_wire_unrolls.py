@@ -10,8 +10,16 @@ from google.protobuf.message import DecodeError
 
 from impala.errors import InvalidMessage
 from impala.specs import ActionSpec, EntrySpec, UnrollSpec, discrete
-from impala.unroll import Episode, Unroll
-from impala.wire import decode_episodes, decode_unroll, encode_episodes, encode_tensor, encode_unroll
+from impala.unroll import ActorTimes, Episode, Unroll
+from impala.wire import (
+    decode_episodes,
+    decode_times,
+    decode_unroll,
+    encode_episodes,
+    encode_tensor,
+    encode_times,
+    encode_unroll,
+)
 from protos import impala_pb2 as pb
 from tests.samples import SPEC, make_unroll
 
@@ -429,3 +437,24 @@ def test_an_episode_without_steps_is_refused() -> None:
     messages = [pb.Episode(episode_return=1.0, length=1), pb.Episode(episode_return=1.0)]
     with pytest.raises(InvalidMessage, match=r"^episodes\[1\]\.length: expected at least 1, came 0$"):
         decode_episodes(messages, at_most=2)
+
+
+# --- Times
+
+
+def test_times_come_back_equal() -> None:
+    times = ActorTimes(total=2.0, environment=0.5, inference=0.75, waiting=0.25)
+    assert decode_times(encode_times(times)) == times
+
+
+@pytest.mark.parametrize("value", [-0.5, np.nan, np.inf])
+def test_a_total_that_is_no_duration_is_refused(value: float) -> None:
+    with pytest.raises(InvalidMessage, match=r"^times\.total: expected a duration of 0 or more, came "):
+        decode_times(pb.ActorTimes(total=value))
+
+
+@pytest.mark.parametrize("value", [-0.5, 1.5, np.nan, np.inf])
+@pytest.mark.parametrize("part", ["environment", "inference", "waiting"])
+def test_a_part_that_is_not_within_the_total_is_refused(part: str, value: float) -> None:
+    with pytest.raises(InvalidMessage, match=rf"^times\.{part}: expected 0 to the total of 1\.0, came "):
+        decode_times(pb.ActorTimes(total=1.0, **{part: value}))

@@ -14,7 +14,7 @@ from impala.wire.assignments import (
 from impala.wire.compression import Compressor
 from impala.wire.parameters import decode_parameters, encode_parameters
 from impala.wire.tensors import MAX_MESSAGE_BYTES, decode_tensor, encode_tensor
-from impala.wire.unrolls import decode_episodes, decode_unroll, encode_episodes, encode_unroll
+from impala.wire.unrolls import decode_episodes, decode_times, decode_unroll, encode_episodes, encode_times, encode_unroll
 
 __all__ = [
     "MAX_MESSAGE_BYTES",
@@ -25,11 +25,13 @@ __all__ = [
     "decode_episodes",
     "decode_parameters",
     "decode_tensor",
+    "decode_times",
     "decode_unroll",
     "encode_assignment",
     "encode_episodes",
     "encode_parameters",
     "encode_tensor",
+    "encode_times",
     "encode_unroll",
     "spec_digest",
 ]

@@ -7,7 +7,7 @@ import numpy as np
 
 from impala.errors import InvalidMessage
 from impala.specs import UnrollSpec
-from impala.unroll import Episode, Unroll
+from impala.unroll import ActorTimes, Episode, Unroll
 from impala.wire.compression import Compressor
 from impala.wire.tensors import (
     check_choices,
@@ -103,3 +103,23 @@ def decode_episodes(messages: Iterable[pb.Episode], *, at_most: int) -> list[Epi
         if episode.length < 1:
             raise InvalidMessage(f"episodes[{index}].length", "at least 1", f"{episode.length}")
     return episodes
+
+
+def encode_times(times: ActorTimes) -> pb.ActorTimes:
+    """Returns how an actor spent its time as a message."""
+    return pb.ActorTimes(total=times.total, environment=times.environment, inference=times.inference, waiting=times.waiting)
+
+
+def decode_times(message: pb.ActorTimes) -> ActorTimes:
+    """Returns how an actor spent its time.
+
+    Raises:
+        InvalidMessage: a duration that is negative or not finite, or parts that are longer than the whole.
+    """
+    times = ActorTimes(total=message.total, environment=message.environment, inference=message.inference, waiting=message.waiting)
+    if not 0.0 <= times.total < math.inf:
+        raise InvalidMessage("times.total", "a duration of 0 or more", f"{times.total}")
+    for name in ("environment", "inference", "waiting"):
+        if not 0.0 <= getattr(times, name) <= times.total:
+            raise InvalidMessage(f"times.{name}", f"0 to the total of {times.total}", f"{getattr(times, name)}")
+    return times
