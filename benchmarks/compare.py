@@ -3,7 +3,8 @@
     python -m benchmarks.compare --peer .venv-peers/bin/python --output benchmarks/compare.json
 
 `make compare` makes .venv-peers first. Stable-Baselines3's A2C and PPO are the peers, on CartPole-v1 with its own tuned settings.
-Ours is a learner and its actors over gRPC. Figures are medians over --repeats rounds, and ratios of medians.
+Ours is a learner and its actors over gRPC. Figures are medians over --repeats rounds, and ratios of medians. Beside ours stands the
+most that the machine could do, from `benchmarks.parts` in the same round; with the paper's shallow network that alone.
 """
 
 import argparse
@@ -25,6 +26,8 @@ _PEER = "benchmarks/peers/stable_baselines.py"
 CARTPOLE_FLAGS = ["--envs", "256", "--batch-size", "512"]
 # The network of the peer's policy.
 BREAKOUT_FLAGS = ["--env", "ALE/Breakout-v5", "--network", "nature", "--max-in-flight", "2"]
+SHALLOW_FLAGS = {game: ["--env", f"ALE/{game}-v5", "--max-in-flight", "2"] for game in ("Breakout", "Pong")}
+_PARTS = ("cartpole", "breakout", "shallow", "solve")
 
 
 def run_peer(python: str, *arguments: str) -> dict[str, Any]:
@@ -38,6 +41,14 @@ def throughput(preset: str, seconds: float, flags: list[str]) -> dict[str, Any]:
     """Returns our rate in one run, after its warm-up."""
     with tempfile.TemporaryDirectory() as folder:
         return measure(preset, 2, seconds, Path(folder) / "run", flags)
+
+
+def limit(preset: str, flags: list[str]) -> dict[str, Any]:
+    """Returns what two cores could do at most: the parts alone, and the limit that follows as `steps_per_second`."""
+    command = [sys.executable, "-m", "benchmarks.parts", "--cores", "2", "--seconds", "3", "--preset", preset, *flags]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+    parts: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])["agent_steps_per_second"]
+    return {"steps_per_second": parts.pop("limit"), **parts}
 
 
 def solve(seed: int) -> dict[str, Any]:
@@ -61,7 +72,7 @@ def main() -> None:
     parser.add_argument("--peer", default=".venv-peers/bin/python", help="the interpreter that has the peer")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=15.0, help="of each measurement of throughput")
-    parser.add_argument("--only", nargs="+", choices=["cartpole", "breakout", "solve"], default=["cartpole", "breakout", "solve"])
+    parser.add_argument("--only", nargs="+", choices=_PARTS, default=_PARTS)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     rounds: dict[str, dict[str, list[Any]]] = {}
@@ -74,15 +85,21 @@ def main() -> None:
     for number in range(arguments.repeats):
         if "cartpole" in arguments.only:
             note("CartPole-v1", "ours", throughput("cartpole", arguments.seconds, CARTPOLE_FLAGS))
+            note("CartPole-v1", "limit", limit("cartpole", CARTPOLE_FLAGS))
             for algorithm in ("a2c", "ppo"):
                 note(
                     "CartPole-v1", algorithm, run_peer(arguments.peer, "throughput", algorithm, "CartPole-v1", "--seconds", seconds)
                 )
         if "breakout" in arguments.only:
             note("Breakout", "ours", throughput("atari-shallow", arguments.seconds, BREAKOUT_FLAGS))
+            note("Breakout", "limit", limit("atari-shallow", BREAKOUT_FLAGS))
             # Of a network this large both processors may have a share.
             flags = ["ALE/Breakout-v5", "--seconds", seconds, "--threads", "2"]
             note("Breakout", "a2c", run_peer(arguments.peer, "throughput", "a2c", *flags))
+        if "shallow" in arguments.only:
+            for game, game_flags in SHALLOW_FLAGS.items():
+                note(f"{game}, shallow", "ours", throughput("atari-shallow", arguments.seconds, game_flags))
+                note(f"{game}, shallow", "limit", limit("atari-shallow", game_flags))
         if "solve" in arguments.only:
             note("solve", "ours", solve(number))
             for algorithm in ("a2c", "ppo"):
@@ -99,8 +116,12 @@ def main() -> None:
 def _summary(what: str, results: dict[str, list[Any]]) -> dict[str, Any]:
     name = "seconds" if what == "solve" else "steps_per_second"
     medians = {who: statistics.median(run[name] for run in runs) for who, runs in results.items()}
-    best = (min if what == "solve" else max)(value for who, value in medians.items() if who != "ours")
-    summary: dict[str, Any] = {f"median_{name}": medians, "ours_to_best_peer": round(medians["ours"] / best, 3)}
+    summary: dict[str, Any] = {f"median_{name}": medians}
+    peers = [value for who, value in medians.items() if who not in ("ours", "limit")]
+    if peers:
+        summary["ours_to_best_peer"] = round(medians["ours"] / (min if what == "solve" else max)(peers), 3)
+    if "limit" in medians:
+        summary["ours_to_limit"] = round(medians["ours"] / medians["limit"], 3)
     if what == "solve":
         summary["solved"] = {who: sum(run["solved"] for run in runs) for who, runs in results.items()}
     return summary
