@@ -74,17 +74,22 @@ mutants: setup ## Break each guarded line and see its test fail (slow)
 	$(BIN)/python -m tests.mutants
 
 .PHONY: bench
-bench: setup ## Measure time to solve, throughput, the wire, ingest, scale and recovery; writes results/cartpole.json and benchmarks/*.json
+bench: setup .venv-peers/.ready ## Measure all of docs/performance.md, beside peers; writes benchmarks/results.json (an hour; the link of 100 Mbit/s takes root)
 	-$(BIN)/python -m benchmarks.learn --name cartpole --preset cartpole --seeds 0 1 2 3 4 --at-least 475 --again
 	-$(BIN)/python -m benchmarks.throughput --seconds 15 --output benchmarks/throughput.json --envs 256 --batch-size 512
+	-$(BIN)/python -m benchmarks.throughput --seconds 15 --output benchmarks/waits-learner.json --preset atari-shallow --network nature
+	-$(BIN)/python -m benchmarks.throughput --seconds 15 --output benchmarks/waits-actor.json --actors 1 --preset atari-shallow
+	-$(BIN)/python -m benchmarks.compare --peer $(PEERS) --output benchmarks/compare.json
+	-$(PEERS) -m benchmarks.vtrace --output benchmarks/vtrace.json
 	-$(BIN)/python -m benchmarks.wire --output benchmarks/wire.json
 	-$(BIN)/python -m benchmarks.ingest --output benchmarks/ingest.json
-	-$(BIN)/python -m benchmarks.scale --output benchmarks/scale.json
+	-$(BIN)/python -m benchmarks.scale --connections 4 512 --output benchmarks/scale.json
+	-$(BIN)/python -m benchmarks.polls --output benchmarks/polls.json
 	-$(BIN)/python -m benchmarks.recovery --output benchmarks/recovery.json
+	-$(BIN)/python -m benchmarks.ingest --megabits 100 --at-least 62500 --output benchmarks/ingest-100-megabits.json
+	$(BIN)/python -m benchmarks.summary
 
-.PHONY: compare
-compare: setup .venv-peers/.ready ## Measure throughput and time to solve beside Stable-Baselines3; writes benchmarks/compare.json
-	$(BIN)/python -m benchmarks.compare --peer .venv-peers/bin/python --output benchmarks/compare.json
+PEERS = .venv-peers/bin/python
 
 .venv-peers/.ready: benchmarks/peers/requirements.txt
 	$(PYTHON) -m venv --clear .venv-peers

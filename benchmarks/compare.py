@@ -2,7 +2,7 @@
 
     python -m benchmarks.compare --peer .venv-peers/bin/python --output benchmarks/compare.json
 
-`make compare` makes .venv-peers first. Stable-Baselines3's A2C and PPO are the peers, on CartPole-v1 with its own tuned settings.
+`make bench` makes .venv-peers first. Stable-Baselines3's A2C and PPO are the peers, on CartPole-v1 with its own tuned settings.
 Ours is a learner and its actors over gRPC. Figures are medians over --repeats rounds, and ratios of medians. Beside ours stands the
 most that the machine could do, from `benchmarks.parts` in the same round; with the paper's shallow network that alone.
 """

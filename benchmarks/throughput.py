@@ -34,15 +34,18 @@ def measure(preset: str, actors: int, seconds: float, directory: Path, extra: li
             time.sleep(0.5)
         process.send_signal(signal.SIGTERM)
     lines = read_metrics(metrics)
+    if not lines or lines[-1]["seconds"] < _WARM_UP_SECONDS:
+        raise SystemExit(f"the learner ended with code {process.returncode} before it was warm")
     steady = [line for line in lines if line["seconds"] >= _WARM_UP_SECONDS and "ended" not in line]
     first, last = steady[0], steady[-1]
     return {
         "exit_code": process.returncode,
         "steps_per_second": round((last["env_steps"] - first["env_steps"]) / (last["seconds"] - first["seconds"])),
-        "learner_wait_fraction": round(statistics.fmean(line["learner_wait_fraction"] for line in steady), 3),
-        "policy_lag_mean": round(
-            statistics.fmean(line["policy_lag_mean"] for line in steady if line["policy_lag_mean"] is not None), 1
-        ),
+        "learner_wait_fraction": _mean(steady, "learner_wait_fraction"),
+        "actor_wait_fraction": _mean(steady, "actor_wait_fraction"),
+        "actor_environment_fraction": _mean(steady, "actor_environment_fraction"),
+        "actor_inference_fraction": _mean(steady, "actor_inference_fraction"),
+        "policy_lag_mean": _mean(steady, "policy_lag_mean"),
         "received": lines[-1]["steps_received"],
         "trained": lines[-1]["steps_trained"],
         "dropped": lines[-1]["steps_dropped"],
@@ -52,6 +55,10 @@ def measure(preset: str, actors: int, seconds: float, directory: Path, extra: li
         ),
         "lines": len(lines),
     }
+
+
+def _mean(lines: list[dict[str, Any]], name: str) -> float:
+    return round(statistics.fmean(line[name] for line in lines if line[name] is not None), 3)
 
 
 def main() -> None:
