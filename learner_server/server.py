@@ -197,13 +197,14 @@ class Messages(grpc.aio.ServerInterceptor):
             was_read[0] = True
             self._count_bytes(len(message))
             try:
-                request = handler.request_deserializer(message)  # type: ignore[misc]
+                # Kept by the handler alone, which lets go of it when it has to wait.
+                call = handler.unary_unary(handler.request_deserializer(message), context)  # type: ignore[misc]
             except DecodeError:
                 self._count(["invalid_argument:message"])
                 expected = f"the message of {handler_call_details.method}"
                 error = InvalidMessage("message", expected, f"{len(message)} bytes that are not one")
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-            return await handler.unary_unary(request, context)  # type: ignore[misc]
+            return await call
 
         # No deserialiser: the handler gets the bytes.
         return grpc.unary_unary_rpc_method_handler(reading, response_serializer=handler.response_serializer)

@@ -8,7 +8,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -57,8 +57,10 @@ def _answers_errors(
 
     @wraps(method)
     async def answering(self: LearnerServicer, request: RequestT, context: Context) -> ResponseT:
+        call = method(self, request, context)
+        del request  # the method may let go of it
         try:
-            return await method(self, request, context)
+            return await call
         except tuple(_STATUS_OF_ERROR) as error:
             status = _STATUS_OF_ERROR[type(error)]
             # Without indices and names, of which a hostile sender has any number.
@@ -74,6 +76,19 @@ def _answers_errors(
         raise AssertionError("abort raises")
 
     return answering
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Submission:
+    """A submission as it is kept while it waits, without its message, which holds a copy of everything."""
+
+    incarnation: int
+    sequence: int
+    parameter_version: int
+    age_seconds: float
+    unroll: Unroll[np.ndarray]
+    episodes: list[Episode]
+    times: ActorTimes | None
 
 
 class LearnerServicer(pb_grpc.LearnerServicer):
@@ -179,14 +194,16 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         if entering is None:
             if self._run_over:
                 return self._run_is_over(actor)
-            unroll, episodes, times = self._decode(request)
-            if times is not None:
-                self._on_times(times)
-            if self._store.version - request.unroll.parameter_version > self._max_policy_lag:
-                return self._drop_stale(actor, request, unroll, episodes)
-            entering = asyncio.create_task(self._enter(actor, request, unroll, episodes))
+            submission = self._decode(request)
+            if submission.times is not None:
+                self._on_times(submission.times)
+            if self._store.version - submission.parameter_version > self._max_policy_lag:
+                return self._drop_stale(actor, submission)
+            entering = asyncio.create_task(self._enter(actor, submission))
             self._entering[key] = entering
             entering.add_done_callback(lambda task: self._entered(key, task))
+            del submission
+        del request  # the wait may be long, and others wait too
         try:
             # Shielded: when the caller's deadline passes, the unroll keeps its place in line, and the retry finds it there.
             waited = await asyncio.shield(entering)
@@ -196,23 +213,21 @@ class LearnerServicer(pb_grpc.LearnerServicer):
             raise
         return self._response(accepted=True, waited_seconds=waited)
 
-    async def _enter(
-        self, actor: Actor, request: pb.SubmitTrajectoryRequest, unroll: Unroll[np.ndarray], episodes: list[Episode]
-    ) -> float:
+    async def _enter(self, actor: Actor, submission: _Submission) -> float:
         """Returns the seconds that the unroll waited for a place."""
         came = time.monotonic()
         with self._actors.waiting(actor):
-            await self._queue.put(unroll, actor.task)
+            await self._queue.put(submission.unroll, actor.task)
         waited = time.monotonic() - came
         self._actors.record(
             actor,
-            request.incarnation,
-            request.sequence,
+            submission.incarnation,
+            submission.sequence,
             accepted=True,
-            env_steps=unroll.env_steps,
-            parameter_version=request.unroll.parameter_version,
+            env_steps=submission.unroll.env_steps,
+            parameter_version=submission.parameter_version,
         )
-        self._on_unroll(episodes, request.age_seconds, actor.task)
+        self._on_unroll(submission.episodes, submission.age_seconds, actor.task)
         return waited
 
     def _entered(self, key: tuple[str, int, int], task: asyncio.Task[float]) -> None:
@@ -221,19 +236,17 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         if not task.cancelled():
             task.exception()
 
-    def _drop_stale(
-        self, actor: Actor, request: pb.SubmitTrajectoryRequest, unroll: Unroll[np.ndarray], episodes: list[Episode]
-    ) -> pb.SubmitTrajectoryResponse:
-        self._queue.count_dropped("stale", unroll.env_steps)
-        self._actors.record(actor, request.incarnation, request.sequence, accepted=False, env_steps=0, parameter_version=0)
-        self._on_unroll(episodes, request.age_seconds, actor.task)
+    def _drop_stale(self, actor: Actor, submission: _Submission) -> pb.SubmitTrajectoryResponse:
+        self._queue.count_dropped("stale", submission.unroll.env_steps)
+        self._actors.record(actor, submission.incarnation, submission.sequence, accepted=False, env_steps=0, parameter_version=0)
+        self._on_unroll(submission.episodes, submission.age_seconds, actor.task)
         return self._response(reason=pb.REASON_STALE)
 
     def _run_is_over(self, actor: Actor) -> pb.SubmitTrajectoryResponse:
         self._actors.say_farewell(actor)
         return self._response(reason=pb.REASON_RUN_OVER)
 
-    def _decode(self, request: pb.SubmitTrajectoryRequest) -> tuple[Unroll[np.ndarray], list[Episode], ActorTimes | None]:
+    def _decode(self, request: pb.SubmitTrajectoryRequest) -> _Submission:
         if not request.HasField("unroll"):
             raise InvalidMessage("unroll", "an unroll", "none")
         unroll = decode_unroll(request.unroll, self._spec)
@@ -242,8 +255,15 @@ class LearnerServicer(pb_grpc.LearnerServicer):
             raise InvalidMessage("unroll.parameter_version", f"at most {newest}, the newest", f"{request.unroll.parameter_version}")
         if not 0.0 <= request.age_seconds < float("inf"):
             raise InvalidMessage("age_seconds", "a duration of 0 or more", f"{request.age_seconds}")
-        episodes = decode_episodes(request.episodes, at_most=unroll.length * unroll.environments)
-        return unroll, episodes, decode_times(request.times) if request.HasField("times") else None
+        return _Submission(
+            incarnation=request.incarnation,
+            sequence=request.sequence,
+            parameter_version=request.unroll.parameter_version,
+            age_seconds=request.age_seconds,
+            unroll=unroll,
+            episodes=decode_episodes(request.episodes, at_most=unroll.length * unroll.environments),
+            times=decode_times(request.times) if request.HasField("times") else None,
+        )
 
     def _response(
         self,

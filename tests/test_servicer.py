@@ -1,6 +1,7 @@
 """The service on a real server: what it refuses, and how; retries, staleness, the end of the run; and who waits for whom."""
 
 import asyncio
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from impala.errors import ConfigError
 from impala.unroll import ActorTimes
 from impala.wire import decode_parameters, encode_tensor
 from learner_server.server import LearnerServer
+from learner_server.servicer import LearnerServicer
 from protos import impala_pb2 as pb
 from protos import impala_pb2_grpc as pb_grpc
 from tests.samples import make_request, make_unroll
@@ -557,6 +559,24 @@ def health(service: Service, name: str) -> int:
     with grpc.insecure_channel(service.address) as channel:
         check = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=name), timeout=PATIENCE)
         return int(check.status)
+
+
+def test_an_unroll_in_line_does_not_keep_its_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, decode = [], LearnerServicer._decode
+
+    def keep(self: LearnerServicer, request: pb.SubmitTrajectoryRequest) -> Any:
+        kept.append(request)
+        return decode(self, request)
+
+    monkeypatch.setattr(LearnerServicer, "_decode", keep)
+    with running_service(capacity=3) as service:
+        submit(service, 1)
+        later = submit_later(service, 2)
+        wait_until(lambda: service.queue.account().waiting == 2 * STEPS)
+        # Of the second message there are the list's reference and that of the question.
+        wait_until(lambda: sys.getrefcount(kept[1]) <= 2)
+        with service.trainer():
+            assert later.result().accepted
 
 
 def test_64_callers_in_line_starve_nobody_and_cost_no_thread() -> None:
