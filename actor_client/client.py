@@ -1,4 +1,4 @@
-"""The wire seen from an actor: join, fetch weights in the background, submit unrolls with several under way at once.
+"""The wire seen from an actor: join, fetch weights and submit unrolls, in turn or in the background with several under way at once.
 
 `grpc.RpcError` never leaves this module. Calls that can succeed later are tried again, with backoff, until `close`.
 """
@@ -7,7 +7,8 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn
@@ -93,8 +94,13 @@ class Parameters:
 class LearnerClient:
     """One actor's connection to its learner.
 
-    Threads of its own, named `fetch`, `measure` and `submit-N`, run from `start` to `close`. An error in one of them is raised by
-    the next call of `submit` or `next_parameters`.
+    Where one unroll at a time is under way, `submit` returns with its answer, and `next_parameters` with the newest weights: the
+    calls are made by whoever asks, for every thread that takes part costs a wake-up, and those add up to milliseconds. Else threads
+    named `fetch` and `submit-N` make them, from `start` to `close`, and an error in one of those is raised by the next call of
+    `submit` or `next_parameters`.
+
+    Attributes:
+        waited_seconds: that `submit` and `next_parameters` have waited so far for answers, places and weights.
 
     Args:
         address: HOST:PORT.
@@ -124,6 +130,7 @@ class LearnerClient:
         stays: bool = False,
     ) -> None:
         self.address = address
+        self.waited_seconds = 0.0
         self._tls = tls
         self._tell_reached = reached
         self._reached = False
@@ -189,8 +196,9 @@ class LearnerClient:
         self._assignment = assignment
         self._compressor = Compressor() if assignment.compresses else None
         self._window = Window(assignment.max_in_flight, most_on_the_way=assignment.max_on_the_way)
-        self._start_thread("fetch", self._fetch_forever)
-        self._start_thread("measure", self._measure_forever)
+        if not self._window.waits_for_answers:
+            self._start_thread("fetch", self._fetch_forever)
+            self._start_thread("measure", self._measure_forever)
 
     def _start_thread(self, name: str, work: Callable[[], None]) -> None:
         thread = threading.Thread(target=self._guarded, args=(work,), name=name, daemon=True)
@@ -227,16 +235,20 @@ class LearnerClient:
         Raises:
             Refused: the learner refuses this actor.
         """
-        self._window.enter()
-        with self._changed:
-            self._changed.wait_for(lambda: self._has_parameters() or self._leaves())
-            self._raise_failure()
-            return None if self._leaves() else self._parameters
+        with self._waiting():
+            self._window.enter()
+            if self._window.waits_for_answers:
+                while not (self._has_parameters() or self._leaves()):
+                    self._guarded(self._fetch_newer)
+            with self._changed:
+                self._changed.wait_for(lambda: self._has_parameters() or self._leaves())
+        self._raise_failure()
+        return None if self._leaves() else self._parameters
 
     def submit(
         self, unroll: Unroll[np.ndarray], episodes: list[Episode], first_step_at: float, times: ActorTimes | None = None
     ) -> bool:
-        """Sends an unroll without waiting for the answer. The unroll is copied before it returns.
+        """Sends an unroll; waits for the answer only where one at a time is under way. The unroll is copied before it returns.
 
         Args:
             first_step_at: when its first step was taken, by `time.monotonic`.
@@ -263,6 +275,12 @@ class LearnerClient:
         if self._must_stop():
             return False
         self._window.note_collection(time.monotonic() - first_step_at)
+        if self._window.waits_for_answers:
+            with self._waiting():
+                self._guarded(lambda: self._submit_one(request, first_step_at))
+            self._window.leave()
+            self._raise_failure()
+            return not self._must_stop()
         self._requests.put((request, first_step_at))
         # One for each unroll that may be under way; the window may have grown.
         if self._senders < self._window.size:
@@ -297,7 +315,16 @@ class LearnerClient:
 
     # --- the threads
 
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.waited_seconds += time.perf_counter() - began
+
     def _guarded(self, work: Callable[[], None]) -> None:
+        """Does some work, on a thread of ours or on the caller's; keeps its error for `_raise_failure`."""
         try:
             work()
         except Closed:
@@ -315,26 +342,31 @@ class LearnerClient:
             self._window.open()
 
     def _fetch_forever(self) -> None:
-        known = 0
         while not self._must_stop():
             with self._changed:
-                while self._newest_version <= known and not self._must_stop():
+                while self._newest_version <= self._known_version and not self._must_stop():
                     self._changed.wait()
-            if self._must_stop():
-                return
-            request = pb.GetParametersRequest(actor_id=self._actor_id, known_version=known)
-            attempt = partial(self._stub.GetParameters, request, timeout=_FETCH_SECONDS, metadata=self._metadata)
-            response = self._call("GetParameters", attempt, rejoin=True)
-            if response is None:
-                return
-            if response.not_modified:
-                continue
-            known = response.version
-            parameters = Parameters(version=known, tensors=decode_parameters(response.parameters))
-            with self._changed:
-                self._parameters = parameters
-                self._newest_version = max(self._newest_version, known)
-                self._changed.notify_all()
+            if not self._must_stop():
+                self._fetch_newer()
+
+    @property
+    def _known_version(self) -> int:
+        return 0 if self._parameters is None else self._parameters.version
+
+    def _fetch_newer(self) -> None:
+        """Fetches the newest weights if it was told of newer ones than it has."""
+        if self._newest_version <= self._known_version:
+            return
+        request = pb.GetParametersRequest(actor_id=self._actor_id, known_version=self._known_version)
+        attempt = partial(self._stub.GetParameters, request, timeout=_FETCH_SECONDS, metadata=self._metadata)
+        response = self._call("GetParameters", attempt, rejoin=True)
+        if response is None or response.not_modified:
+            return
+        parameters = Parameters(version=response.version, tensors=decode_parameters(response.parameters))
+        with self._changed:
+            self._parameters = parameters
+            self._newest_version = max(self._newest_version, parameters.version)
+            self._changed.notify_all()
 
     def _submit_forever(self) -> None:
         while (item := self._requests.get()) is not None:

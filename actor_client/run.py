@@ -123,24 +123,23 @@ class ActorProcess:
 
 def _act(client: LearnerClient, actor: Actor) -> None:
     version, clock = 0, time.perf_counter
-    collected_at = waits_from = clock()
+    collected_at, waited = clock(), client.waited_seconds
     while (parameters := client.next_parameters()) is not None:
-        waiting = clock() - waits_from
         if parameters.version != version:
             version = parameters.version
             actor.load_parameters(version, parameters.tensors)
         first_step_at = time.monotonic()
         collected = actor.collect()
-        before, collected_at = collected_at, clock()
+        before, collected_at = (collected_at, waited), clock()
+        waited = client.waited_seconds
         times = ActorTimes(
-            total=collected_at - before,
+            total=collected_at - before[0],
             environment=collected.environment_seconds,
             inference=collected.inference_seconds,
-            waiting=waiting,
+            waiting=waited - before[1],
         )
         if not client.submit(collected.unroll, collected.episodes, first_step_at, times):
             return
-        waits_from = clock()
 
 
 def _build(assignment: Assignment, hosting: Hosting) -> tuple[Actor, VectorEnvironment]:

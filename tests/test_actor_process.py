@@ -87,12 +87,16 @@ def test_an_actor_tells_how_it_spent_all_of_its_time(monkeypatch: pytest.MonkeyP
     clock, sent = Clock(), list[ActorTimes]()
 
     class Client:
+        waited_seconds = 1000.0
+
         def next_parameters(self) -> Parameters | None:
             clock.now += 2.0
+            self.waited_seconds += 1.5
             return Parameters(version=len(sent) + 1, tensors={}) if len(sent) < 3 else None
 
         def submit(self, unroll: object, episodes: object, first_step_at: float, times: ActorTimes) -> bool:
             clock.now += 0.5
+            self.waited_seconds += 0.25
             sent.append(times)
             return True
 
@@ -107,6 +111,6 @@ def test_an_actor_tells_how_it_spent_all_of_its_time(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(run, "time", clock)
     run._act(Client(), Actor())  # type: ignore[arg-type]
     first, *later = sent
-    assert first == ActorTimes(total=6.25, environment=2.5, inference=1.0, waiting=2.0)
+    assert first == ActorTimes(total=6.25, environment=2.5, inference=1.0, waiting=1.5)
     # What sending the one before took is part of it.
-    assert later == [ActorTimes(total=6.75, environment=2.5, inference=1.0, waiting=2.0)] * 2
+    assert later == [ActorTimes(total=6.75, environment=2.5, inference=1.0, waiting=1.75)] * 2

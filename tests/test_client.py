@@ -177,10 +177,11 @@ REFUSED = {
 }
 
 
+@pytest.mark.parametrize("at_once", [1, 2])
 @pytest.mark.parametrize("name", list(REFUSED))
-def test_a_call_that_is_refused_for_good_surfaces_as_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_that_is_refused_for_good_surfaces_as_refused(name: str, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     provoke, text = REFUSED[name]
-    with running_service() as service, new_client(service.address) as client:
+    with running_service(max_in_flight=at_once) as service, new_client(service.address) as client:
         with pytest.raises(Refused, match=f"^{name} refused by {service.address}: {text}") as error:
             provoke(service, client, monkeypatch)
         assert not isinstance(error.value, grpc.RpcError)
@@ -225,6 +226,23 @@ def test_with_one_unroll_at_a_time_the_next_waits_for_the_weights_that_the_answe
             assert parameters.version == version
             service.publish()
             assert client.submit(make_unroll(), [], first_step_at=0.0)
+            # Answered already, on this thread.
+            assert service.actors.find("actor", 1).ledger.answer(version) is True
+        assert client_threads() == []
+
+
+def test_what_was_waited_for_an_answer_is_counted() -> None:
+    with running_service(capacity=3, max_in_flight=1) as service, started(service) as client:
+        assert submit(client)
+        before = client.waited_seconds
+        with in_thread(lambda: submit(client)) as outcome:
+            wait_until(lambda: service.queue.account().waiting == 2 * STEPS)
+            began = time.perf_counter()
+            threading.Event().wait(0.1)
+            waited = time.perf_counter() - began
+            service.queue.take_batch(3, 60.0)
+        assert outcome == [True]
+        assert client.waited_seconds - before >= waited
 
 
 def test_every_client_gets_the_new_weights() -> None:
@@ -300,9 +318,9 @@ def test_submitting_waits_while_as_many_as_allowed_are_under_way() -> None:
         assert outcome == [True]
 
 
-@pytest.mark.parametrize("told", ["in line", "newcomer"])
-def test_the_end_of_the_run_ends_submitting_with_false(told: str) -> None:
-    with running_service(capacity=3) as service, started(service) as client:
+@pytest.mark.parametrize(("told", "at_once"), [("in line", 2), ("newcomer", 2), ("newcomer", 1)])
+def test_the_end_of_the_run_ends_submitting_with_false(told: str, at_once: int) -> None:
+    with running_service(capacity=3, max_in_flight=at_once) as service, started(service) as client:
         if told == "in line":
             for _ in range(3):
                 assert submit(client)
@@ -356,20 +374,38 @@ def wait_for_a_learner_that_is_gone(client: LearnerClient, service: Service, gon
     return lambda: submit(client)
 
 
+def wait_for_an_answer(client: LearnerClient, service: Service, gone: ExitStack) -> Callable[[], Any]:
+    client.start(client.join(0))
+    assert submit(client)  # takes the only place
+    return lambda: submit(client)
+
+
+def wait_for_an_answer_of_a_learner_that_is_gone(client: LearnerClient, service: Service, gone: ExitStack) -> Callable[[], Any]:
+    client.start(client.join(0))
+    client.next_parameters()
+    gone.close()
+    return lambda: client.submit(make_unroll(), [], first_step_at=0.0)
+
+
 WAITING = [
-    (wait_to_join, Closed),
-    (wait_for_weights, None),
-    (wait_for_a_place, False),
-    (wait_for_a_learner_that_is_gone, False),
+    (wait_to_join, 2, Closed),
+    (wait_for_weights, 2, None),
+    (wait_for_weights, 1, None),
+    (wait_for_a_place, 2, False),
+    (wait_for_an_answer, 1, False),
+    (wait_for_a_learner_that_is_gone, 2, False),
+    (wait_for_an_answer_of_a_learner_that_is_gone, 1, False),
 ]
 
 
-@pytest.mark.parametrize(("wait", "expected"), WAITING)
-def test_closing_from_another_thread_ends_every_wait(wait: Callable[..., Callable[[], Any]], expected: Any) -> None:
+@pytest.mark.parametrize(("wait", "at_once", "expected"), WAITING)
+def test_closing_from_another_thread_ends_every_wait(wait: Callable[..., Callable[[], Any]], at_once: int, expected: Any) -> None:
     with ExitStack() as gone:
-        service = gone.enter_context(running_service(capacity=3))
+        service = gone.enter_context(running_service(capacity=3, max_in_flight=at_once))
         client = LearnerClient(service.address, actor_id="actor", incarnation=1)
         with in_thread(wait(client, service, gone)) as outcome:
+            # Time to get into the wait; a close that comes before it must end it as well.
+            threading.Event().wait(0.2)
             client.close()
         (came,) = outcome
         assert came is expected or type(came) is expected
@@ -395,10 +431,10 @@ def steps_recorded(service: Service) -> int:
 
 
 @contextmanager
-def client_of_a_learner_that_is_gone() -> Iterator[tuple[LearnerClient, int]]:
+def client_of_a_learner_that_is_gone(at_once: int = 2) -> Iterator[tuple[LearnerClient, int]]:
     """Yields a client whose first unroll was accepted by a learner that is gone by now, and the port where that was."""
     with ExitStack() as gone:
-        service = gone.enter_context(running_service())
+        service = gone.enter_context(running_service(max_in_flight=at_once))
         with started(service) as client:
             assert submitted_with(client) == 1
             wait_until(lambda: service.actors.find("actor", 1).ledger.answer(1) is True)
@@ -420,14 +456,17 @@ def test_an_unroll_is_accepted_once_by_a_learner_that_restarted() -> None:
             assert not client.reassigned
 
 
+@pytest.mark.parametrize("at_once", [1, 2])
 @pytest.mark.parametrize("change", ["another spec", "another run", "another task"])
-def test_a_learner_that_came_back_with_something_else_to_run_ends_the_assignment(change: str) -> None:
+def test_a_learner_that_came_back_with_something_else_to_run_ends_the_assignment(change: str, at_once: int) -> None:
     anew: dict[str, Any] = {
         "another spec": {"agent": replace(AGENT, network=NetworkConfig(hidden_sizes=(8,)))},
         "another run": {"run_id": "run-2"},
         "another task": {"task": 1},
     }
-    with client_of_a_learner_that_is_gone() as (client, port), running_service(port=port, capacity=10**9, **anew[change]) as second:
+    with ExitStack() as stack:
+        client, port = stack.enter_context(client_of_a_learner_that_is_gone(at_once))
+        second = stack.enter_context(running_service(port=port, capacity=10**9, **anew[change]))
         wait_until(lambda: not submit(client))
         assert client.reassigned
         assert not client.run_over
