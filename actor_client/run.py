@@ -5,6 +5,8 @@ import threading
 import time
 from collections.abc import Callable
 
+import torch
+
 from actor_client.actor import Actor
 from actor_client.client import Astray, Closed, LearnerClient, Redirect
 from actor_client.config import ActorConfig
@@ -154,6 +156,7 @@ def _build(assignment: Assignment, hosting: Hosting) -> tuple[Actor, VectorEnvir
     )
     try:
         network = build_network(assignment.network, spec.environment, allowed_modules=hosting.allowed_modules)
+        network.compute_in(getattr(torch, assignment.network.acting_precision))
         return Actor(environment, network, unroll_length=spec.unroll_length, seed=assignment.seed), environment
     except BaseException:
         environment.close()

@@ -91,6 +91,7 @@ def inference_rate(config: LearnerConfig, batch: Unroll[np.ndarray], seconds: fl
     """Returns agent steps a second of inference alone, choosing actions included, with as many environments as an actor has."""
     spec = agent_spec(config.agent(), config.hosting())
     network = build_network(config.network, spec, allowed_modules=config.allow_module).eval().requires_grad_(requires_grad=False)
+    network.compute_in(getattr(torch, config.network.acting_precision))
     envs = min(config.envs, batch.environments)
     rows = [
         {name: torch.from_numpy(np.ascontiguousarray(array[t, :envs])) for name, array in batch.observations.items()}

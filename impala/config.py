@@ -44,10 +44,15 @@ class NetworkConfig:
     """Scale float observations by their running mean and deviation, which are part of the weights."""
     normalise_returns: bool = False
     """Scale the value targets, each task's by its own running mean and deviation (PopArt; Hessel et al. 2018)."""
+    acting_precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the matrix products and convolutions by which actors choose; log-probabilities are float32, of what was drawn. bfloat16
+    pays for convolutions, with 32 environments or more, on processors that have it."""
 
     def __post_init__(self) -> None:
         if self.network not in NETWORKS and ":" not in self.network:
             raise ConfigError(f"network: expected one of {', '.join(NETWORKS)} or MODULE:CLASS, came {self.network!r}")
+        if self.acting_precision not in ("float32", "bfloat16"):
+            raise ConfigError(f"acting_precision: expected float32 or bfloat16, came {self.acting_precision!r}")
         if any(size < 1 for size in self.hidden_sizes):
             raise ConfigError(f"hidden_sizes: expected widths of at least 1, came {self.hidden_sizes}")
         for name in ("frame_stack", "lstm_size"):

@@ -3,7 +3,9 @@
 import threading
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from actor_client import run
 from actor_client.actor import Collected
@@ -13,6 +15,7 @@ from actor_client.run import ActorProcess
 from impala.config import EnvironmentConfig, NetworkConfig
 from impala.environments import Hosting
 from impala.errors import ConfigError
+from impala.networks import build_network
 from impala.unroll import ActorTimes
 from impala.wire import Assignment
 from tests.samples import SPEC, make_unroll
@@ -56,6 +59,22 @@ def test_environments_are_made_as_this_machine_says() -> None:
     wrapped = EnvironmentConfig(environment_id="CartPole-v1", wrappers=(("ClipReward", {}),))
     with pytest.raises(ConfigError, match=r"vectorization: .* cannot take a native form"):
         run._build(make_assignment(environment=wrapped), ActorConfig(learner="127.0.0.1:1", vectorization="native").hosting())
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_actors_choose_in_the_precision_that_the_run_asks_for(precision: Any) -> None:
+    network = NetworkConfig(acting_precision=precision)
+    actor, environment = run._build(make_assignment(network=network), ActorConfig(learner="127.0.0.1:1").hosting())
+    try:
+        weights = build_network(network, SPEC.environment).state_dict()
+        actor.load_parameters(1, weights)
+        assert actor._network.policy_head.weight.dtype == getattr(torch, precision)
+        assert torch.equal(actor._network.policy_head.weight, weights["policy_head.weight"].to(getattr(torch, precision)))
+        unroll = actor.collect().unroll
+        assert unroll.behaviour_log_probs.dtype == np.float32
+        assert (unroll.behaviour_log_probs < 0.0).all()
+    finally:
+        environment.close()
 
 
 def test_a_stop_that_comes_while_the_connection_is_made_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,6 +61,11 @@ def test_a_deviation_of_actions_that_could_not_be_learnt_is_refused(std: float) 
         NetworkConfig(action_std=std)
 
 
+def test_a_precision_that_actors_do_not_have_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^acting_precision: expected float32 or bfloat16, came 'load'$"):
+        NetworkConfig(acting_precision="load")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("bias", [math.inf, math.nan])
 def test_a_forget_bias_that_is_not_finite_is_refused(bias: float) -> None:
     with pytest.raises(ConfigError, match=r"^lstm_forget_bias: expected a finite number, came (inf|nan)$"):

@@ -99,6 +99,22 @@ def test_on_a_device_everything_is_there(case: Case) -> None:
     assert network.state_spec() == host.state_spec()
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("case", CASES)
+def test_computing_in_bfloat16_is_off_by_rounding_and_nothing_else_changes(case: Case) -> None:
+    exact, rounded = case.build(), case.build()
+    rounded.compute_in(torch.bfloat16)
+    observations, is_first = at(random_observations(case.spec, T, B), 0), random_starts(T, B)[0]
+    wanted, state = exact.act(observations, is_first, exact.initial_state(B))
+    policy, rounded_state = rounded.act(observations, is_first, rounded.initial_state(B))
+    assert (policy.dtype, policy.shape) == (torch.float32, wanted.shape)
+    assert not torch.equal(policy, wanted)
+    # Eight bits, through a dozen layers, and logits of up to a hundred.
+    assert float((policy - wanted).abs().max()) <= 0.1 * max(1.0, float(wanted[wanted > -1e6].abs().max()))
+    assert {name: tensor.dtype for name, tensor in rounded_state.items()} == {name: tensor.dtype for name, tensor in state.items()}
+    assert rounded.state_spec() == exact.state_spec()
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_the_state_spec_is_that_of_the_state(case: Case) -> None:
     network = case.build()

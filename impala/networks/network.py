@@ -73,6 +73,7 @@ class Network(nn.Module):
         self._lstm_size = lstm_size
         self._dimensions = spec.actions.dimensions
         self._squash_means = squash_means
+        self._dtype = torch.float32
         self._has_state = frames.count > 1 or lstm_size > 0
         self.torso = make_torso()
         self.lstm = LSTM(self.torso.output_size, lstm_size, forget_bias=forget_bias) if lstm_size else None
@@ -84,6 +85,16 @@ class Network(nn.Module):
         self.value_torso = make_torso() if separate_value else None
         self.value_head = orthogonal_linear(features, self._tasks if normalise_returns else 1, gain=1.0)
         self.popart = PopArt(self._tasks) if normalise_returns else None
+
+    def compute_in(self, dtype: torch.dtype) -> None:
+        """From now on computes torsos, LSTM and heads in `dtype`, to which their weights are rounded, as are those loaded later.
+
+        What goes in and what comes out, state and statistics included, stays as it was.
+        """
+        self._dtype = dtype
+        for module in (self.torso, self.value_torso, self.lstm, self.policy_head, self.value_head):
+            if module is not None:
+                module.to(dtype)
 
     def initial_state(self, environments: int) -> State:
         """Returns the recurrent state at the start of an episode, entry name to [E, ...]; empty for feed-forward networks."""
@@ -126,7 +137,7 @@ class Network(nn.Module):
             state: entry name to [E, ...], before these observations.
         """
         if not self._has_state:
-            return self._policy(self.torso(self.inputs.prepare(observations)), observations.get(ACTION_MASK)), state
+            return self._policy(self.torso(self._prepared(observations)), observations.get(ACTION_MASK)), state
         step = {name: tensor.unsqueeze(0) for name, tensor in observations.items()}
         _, features, state = self._unroll(step, is_first.unsqueeze(0), state)
         return self._policy(features.squeeze(0), observations.get(ACTION_MASK)), state
@@ -165,11 +176,16 @@ class Network(nn.Module):
         after: dict[str, Tensor] = {}
         if self._frames.count > 1:
             observations, after = self._frames.stack(observations, is_first, state)
-        inputs = self.inputs.prepare({name: tensor.flatten(0, 1) for name, tensor in observations.items()})
+        inputs = self._prepared({name: tensor.flatten(0, 1) for name, tensor in observations.items()})
         features: Tensor = self.torso(inputs).unflatten(0, is_first.shape)
         if self.lstm is not None:
-            features, after["lstm.h"], after["lstm.c"] = self.lstm(features, is_first, state["lstm.h"], state["lstm.c"])
+            h, c = (state[name].to(self._dtype) for name in ("lstm.h", "lstm.c"))
+            features, h, c = self.lstm(features, is_first, h, c)
+            after |= {"lstm.h": h.float(), "lstm.c": c.float()}
         return inputs, features, after
+
+    def _prepared(self, observations: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: tensor.to(self._dtype) for name, tensor in self.inputs.prepare(observations).items()}
 
     def _policy(self, features: Tensor, action_mask: Tensor | None) -> Tensor:
         # float32, whatever the torso was computed in: probabilities of a policy in bfloat16 would be off by a percent.
