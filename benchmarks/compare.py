@@ -25,7 +25,8 @@ _PEER = "benchmarks/peers/stable_baselines.py"
 # As fast as it gets, and not what learns fastest: wide unrolls and batches.
 CARTPOLE_FLAGS = ["--envs", "256", "--batch-size", "512"]
 # The network of the peer's policy.
-BREAKOUT_FLAGS = ["--env", "ALE/Breakout-v5", "--network", "nature", "--max-in-flight", "2"]
+BREAKOUT_FLAGS = ["--env", "ALE/Breakout-v5", "--network", "nature", "--max-in-flight", "2", "--envs", "32"]
+BFLOAT16_FLAGS = ["--precision", "bfloat16", "--acting-precision", "bfloat16"]
 SHALLOW_FLAGS = {game: ["--env", f"ALE/{game}-v5", "--max-in-flight", "2"] for game in ("Breakout", "Pong")}
 _PARTS = ("cartpole", "breakout", "shallow", "solve")
 
@@ -93,6 +94,9 @@ def main() -> None:
         if "breakout" in arguments.only:
             note("Breakout", "ours", throughput("atari-shallow", arguments.seconds, BREAKOUT_FLAGS))
             note("Breakout", "limit", limit("atari-shallow", BREAKOUT_FLAGS))
+            # The peer has no such setting.
+            note("Breakout", "ours_bfloat16", throughput("atari-shallow", arguments.seconds, BREAKOUT_FLAGS + BFLOAT16_FLAGS))
+            note("Breakout", "limit_bfloat16", limit("atari-shallow", BREAKOUT_FLAGS + BFLOAT16_FLAGS))
             # Of a network this large both processors may have a share.
             flags = ["ALE/Breakout-v5", "--seconds", seconds, "--threads", "2"]
             note("Breakout", "a2c", run_peer(arguments.peer, "throughput", "a2c", *flags))
@@ -117,11 +121,13 @@ def _summary(what: str, results: dict[str, list[Any]]) -> dict[str, Any]:
     name = "seconds" if what == "solve" else "steps_per_second"
     medians = {who: statistics.median(run[name] for run in runs) for who, runs in results.items()}
     summary: dict[str, Any] = {f"median_{name}": medians}
-    peers = [value for who, value in medians.items() if who not in ("ours", "limit")]
-    if peers:
-        summary["ours_to_best_peer"] = round(medians["ours"] / (min if what == "solve" else max)(peers), 3)
-    if "limit" in medians:
-        summary["ours_to_limit"] = round(medians["ours"] / medians["limit"], 3)
+    peers = [value for who, value in medians.items() if not who.startswith(("ours", "limit"))]
+    for ours in [who for who in medians if who.startswith("ours")]:
+        limit = ours.replace("ours", "limit")
+        if peers:
+            summary[f"{ours}_to_best_peer"] = round(medians[ours] / (min if what == "solve" else max)(peers), 3)
+        if limit in medians:
+            summary[f"{ours}_to_limit"] = round(medians[ours] / medians[limit], 3)
     if what == "solve":
         summary["solved"] = {who: sum(run["solved"] for run in runs) for who, runs in results.items()}
     return summary
