@@ -216,17 +216,20 @@ class LearnerServicer(pb_grpc.LearnerServicer):
     async def _enter(self, actor: Actor, submission: _Submission) -> float:
         """Returns the seconds that the unroll waited for a place."""
         came = time.monotonic()
+
+        def record() -> None:
+            self._actors.record(
+                actor,
+                submission.incarnation,
+                submission.sequence,
+                accepted=True,
+                env_steps=submission.unroll.env_steps,
+                parameter_version=submission.parameter_version,
+            )
+
         with self._actors.waiting(actor):
-            await self._queue.put(submission.unroll, actor.task)
+            await self._queue.put(submission.unroll, actor.task, record)
         waited = time.monotonic() - came
-        self._actors.record(
-            actor,
-            submission.incarnation,
-            submission.sequence,
-            accepted=True,
-            env_steps=submission.unroll.env_steps,
-            parameter_version=submission.parameter_version,
-        )
         self._on_unroll(submission.episodes, submission.age_seconds, actor.task)
         return waited
 

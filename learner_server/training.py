@@ -385,9 +385,11 @@ class Training:
     def _state(self) -> dict[str, Any]:
         """Returns what this rank adds to a checkpoint, as JSON values."""
         weights = [tensor.detach().double().sum() for tensor in self._learner.network.state_dict().values()]
+        # At one instant: an unroll that the account says was trained on is one that the ledgers know.
+        account, actors = self._queue.account_with(self._actors.to_json)
         return {
-            "account": asdict(self._queue.account()),
-            "actors": self._actors.to_json(),
+            "account": asdict(account),
+            "actors": actors,
             "replay_random_state": None if self._replay is None else self._replay.random_state,
             "weights": repr(float(torch.stack(weights).sum())),
         }

@@ -3,13 +3,15 @@
 import asyncio
 import threading
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from impala.unroll import Unroll, concatenate
+
+T = TypeVar("T")
 
 
 class QueueClosed(Exception):
@@ -60,9 +62,10 @@ class StepAccount:
 
 @dataclass(eq=False)
 class _Ticket:
-    """A caller in line: its unroll, and the future that is resolved when the unroll has a place."""
+    """A caller in line: its unroll, what to call when that has a place, and the future that is resolved then."""
 
     unroll: Unroll[np.ndarray]
+    on_place: Callable[[], None]
     accepted: asyncio.Future[None]
     loop: asyncio.AbstractEventLoop
 
@@ -114,8 +117,12 @@ class UnrollQueue:
         self._dropped = dict(dropped or {})
         self._closed: QueueClosed | None = None
 
-    async def put(self, unroll: Unroll[np.ndarray], task: int = 0) -> None:
+    async def put(self, unroll: Unroll[np.ndarray], task: int = 0, on_place: Callable[[], None] = lambda: None) -> None:
         """Returns when the unroll has a place; while there is none, waits in line: the backpressure. Event loop only.
+
+        Args:
+            on_place: called at the instant when it gets its place, by whichever thread gives it, so that no account says that
+                the queue has it, or training had it, before that.
 
         Raises:
             QueueClosed: before it had a place; it is accounted for as dropped if the run is over, else as never received.
@@ -128,12 +135,12 @@ class UnrollQueue:
                 raise self._closed
             if self._has_room(lane) and not lane.line:
                 self._received += unroll.env_steps
-                self._give_place(lane, unroll)
+                self._give_place(lane, unroll, on_place)
                 return
             if sum(len(each.line) for each in self._lanes) >= self._max_line:
                 raise LineTooLong(f"{self._max_line} unrolls wait for a place already")
             loop = asyncio.get_running_loop()
-            ticket = _Ticket(unroll, loop.create_future(), loop)
+            ticket = _Ticket(unroll, on_place, loop.create_future(), loop)
             self._received += unroll.env_steps
             lane.line.append(ticket)
         try:
@@ -230,17 +237,24 @@ class UnrollQueue:
 
     def account(self) -> StepAccount:
         """Returns where every step is, as of one instant."""
+        return self.account_with(lambda: None)[0]
+
+    def account_with(self, read: Callable[[], T]) -> tuple[StepAccount, T]:
+        """Returns where every step is, and what `read` returns, as of one instant: no unroll gets a place meanwhile."""
         with self._lock:
-            in_queue = sum(unroll.env_steps for lane in self._lanes for unroll in lane.places)
-            in_line = sum(ticket.unroll.env_steps for lane in self._lanes for ticket in lane.line)
-            return StepAccount(
-                received=self._received,
-                trained=sum(lane.trained for lane in self._lanes),
-                dropped=dict(self._dropped),
-                waiting=in_queue + in_line + sum(sum(lane.in_training) for lane in self._lanes),
-                queued_trajectories=sum(lane.trajectories for lane in self._lanes),
-                trained_by_task=[lane.trained for lane in self._lanes],
-            )
+            return self._account(), read()
+
+    def _account(self) -> StepAccount:
+        in_queue = sum(unroll.env_steps for lane in self._lanes for unroll in lane.places)
+        in_line = sum(ticket.unroll.env_steps for lane in self._lanes for ticket in lane.line)
+        return StepAccount(
+            received=self._received,
+            trained=sum(lane.trained for lane in self._lanes),
+            dropped=dict(self._dropped),
+            waiting=in_queue + in_line + sum(sum(lane.in_training) for lane in self._lanes),
+            queued_trajectories=sum(lane.trajectories for lane in self._lanes),
+            trained_by_task=[lane.trained for lane in self._lanes],
+        )
 
     def _shares(self, trajectories: int) -> dict[int, int]:
         """Returns how many trajectories of each served task the next batch has."""
@@ -250,7 +264,8 @@ class UnrollQueue:
     def _holds(self, trajectories: int) -> bool:
         return all(self._lanes[task].trajectories >= share for task, share in self._shares(trajectories).items())
 
-    def _give_place(self, lane: _Lane, unroll: Unroll[np.ndarray]) -> None:
+    def _give_place(self, lane: _Lane, unroll: Unroll[np.ndarray], on_place: Callable[[], None]) -> None:
+        on_place()
         lane.places.append(unroll)
         lane.trajectories += unroll.environments
         self._changed.notify()
@@ -284,7 +299,7 @@ class UnrollQueue:
     def _let_in(self, lane: _Lane) -> None:
         while lane.line and self._has_room(lane):
             ticket = lane.line.popleft()
-            self._give_place(lane, ticket.unroll)
+            self._give_place(lane, ticket.unroll, ticket.on_place)
             ticket.loop.call_soon_threadsafe(_accept, ticket.accepted)
 
     def _has_room(self, lane: _Lane) -> bool:

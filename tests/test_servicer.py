@@ -579,6 +579,21 @@ def test_an_unroll_in_line_does_not_keep_its_message(monkeypatch: pytest.MonkeyP
             assert later.result().accepted
 
 
+def test_an_unroll_counts_as_answered_from_the_instant_when_it_has_a_place() -> None:
+    with running_service(capacity=3) as service:
+        submit(service, 1)
+        later = submit_later(service, 2)
+        ledger = service.actors.find("tester", 1).ledger
+        wait_until(lambda: service.queue.account().waiting == 2 * STEPS)
+        answers = []
+        # On the event loop, which has no turn in between.
+        service.server.call(
+            lambda: answers.extend([ledger.answer(2), service.queue.take_batch(3, 0.0) is not None, ledger.answer(2)])
+        )
+        assert answers == [None, True, True]
+        assert later.result().accepted
+
+
 def test_64_callers_in_line_starve_nobody_and_cost_no_thread() -> None:
     with running_service(capacity=3) as service:
         submit(service, 1)

@@ -150,6 +150,29 @@ def test_replayed_steps_are_not_counted_again(tmp_path: Path) -> None:
     assert (last["env_steps"], last["steps_trained"], last["trained_by_task"], last["learner_updates"]) == (50, 50, [50], 5)
 
 
+def test_a_checkpoint_takes_the_account_and_the_ledgers_at_one_instant(tmp_path: Path) -> None:
+    class Registry(ActorRegistry):
+        queue: UnrollQueue
+
+        def to_json(self) -> dict[str, Any]:
+            locked.append(self.queue._lock.locked())
+            return super().to_json()
+
+    locked: list[bool] = []
+    actors = Registry()
+    put = UnrollQueue.put
+
+    async def noting_put(self: UnrollQueue, *args: Any) -> None:
+        actors.queue = self
+        await put(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(UnrollQueue, "put", noting_put)
+        train(tmp_path, {0: 4}, total_steps=4 * STEPS, actors=actors)
+    assert locked
+    assert all(locked)
+
+
 def test_the_figures_say_what_actors_spend_their_time_on(tmp_path: Path) -> None:
     shares = ActorTimeShares()
     shares.add(ActorTimes(total=4.0, environment=1.0, inference=2.0, waiting=0.5))

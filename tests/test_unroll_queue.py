@@ -676,3 +676,40 @@ def test_every_step_is_accounted_for_after_any_operation(seed: int, tasks: int, 
         assert queue.account().waiting == 0
 
     run(scenario)
+
+
+# --- What is told of a place
+
+
+def test_whoever_gives_a_place_says_so_at_once() -> None:
+    queue, told = make_queue(capacity=1), list[str]()
+
+    async def scenario() -> None:
+        await queue.put(narrow(1), 0, lambda: told.append("first"))
+        assert told == ["first"]
+        caller = asyncio.create_task(queue.put(narrow(2), 0, lambda: told.append("second")))
+        await settle()
+        assert told == ["first"]
+        queue.take_batch(1, 0.0)
+        # Before the loop has a turn in which the caller could hear of it.
+        assert told == ["first", "second"]
+        assert not caller.done()
+        await caller
+
+    run(scenario)
+
+
+def test_no_unroll_gets_a_place_between_the_account_and_what_is_read_with_it() -> None:
+    queue = make_queue()
+    asyncio.run(queue.put(narrow(1)))
+    put = threading.Thread(target=lambda: asyncio.run(queue.put(narrow(2))))
+
+    def read() -> bool:
+        put.start()
+        put.join(0.2)
+        return put.is_alive()
+
+    account, waits = queue.account_with(read)
+    put.join()
+    assert waits
+    assert (account.received, queue.account().received) == (STEPS, 2 * STEPS)
