@@ -115,8 +115,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "loss": LossConfig(discount=0.97, entropy_cost=0.02),
         "optimiser": OptimiserConfig(optimiser="adam", learning_rate=3e-3),
     },
-    # One agent for four of MinAtar's games, ten million steps of each, a length not yet run. A batch has eight trajectories of
-    # every game.
+    # One agent for four of MinAtar's games, ten million steps of each. A batch has eight trajectories of every game.
     "minatar-multitask": {
         "env": ("MinAtar/Asterix-v1", "MinAtar/Breakout-v1", "MinAtar/Freeway-v1", "MinAtar/SpaceInvaders-v1"),
         "total_steps": 40_000_000,
