@@ -134,9 +134,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rate", type=float, default=1000.0, help="calls a second")
     parser.add_argument("--connections", type=int, default=50)
-    parser.add_argument("--seconds", type=float, default=6.0, help="of each interval")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each interval")
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--preset", default="minatar")
+    parser.add_argument("--preset", default="atari-shallow", help="one whose versions are few, so that nearly all are told so")
     parser.add_argument("--output", type=Path)
     arguments, flags = parser.parse_known_args()
     result = measure(
