@@ -47,10 +47,11 @@ def environment_rate(config: LearnerConfig, seconds: float) -> float:
     environment = VectorEnvironment(config.environments()[0], config.envs, spec=spec, hosting=config.hosting())
     try:
         environment.reset(config.seed)
-        low, high = ([0], [1]) if spec.actions.is_continuous else (np.zeros(1), np.array(spec.actions.sizes))
         shape = (64, config.envs, *spec.actions.shape)
         generator = np.random.default_rng(config.seed)
-        actions = generator.uniform(-1, 1, shape) if spec.actions.is_continuous else generator.integers(low, high, shape)
+        actions = (
+            generator.uniform(-1, 1, shape) if spec.actions.is_continuous else generator.integers(0, spec.actions.sizes, shape)
+        )
         actions = actions.astype(spec.actions.dtype)
 
         def play() -> int:
@@ -77,11 +78,8 @@ def recorded(config: LearnerConfig) -> Unroll[np.ndarray]:
         network = build_network(config.network, spec, allowed_modules=config.allow_module)
         actor = Actor(environment, network, unroll_length=config.unroll_length, seed=config.seed)
         actor.load_parameters(1, network.state_dict())
-        unrolls = []
-        for _ in range(-(-config.batch_size // config.envs)):
-            unroll = actor.collect().unroll
-            # The actor's buffers are written again.
-            unrolls.append(concatenate([unroll.columns(0, config.envs)]))
+        # Copies, for the actor's buffers are written again.
+        unrolls = [actor.collect().unroll.map(np.copy) for _ in range(-(-config.batch_size // config.envs))]
         return concatenate(unrolls).columns(0, config.batch_size)
     finally:
         environment.close()

@@ -37,7 +37,7 @@ class ActorTimes:
         total: of it; what the others leave went into encoding, sending and the like.
         environment: stepping environments.
         inference: computing and drawing actions.
-        waiting: for a place among the unrolls under way, or for weights.
+        waiting: for a place among the unrolls under way, for weights, or, with one unroll at a time, for its answer.
     """
 
     total: float
