@@ -26,9 +26,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "total_steps": 600_000,
         "stop_at_return": 475.0,
         "settle_steps": 50_000,
-        # Two actors fill a batch, and neither runs ahead: at a lag of six updates this learning rate is unstable.
-        "envs": 16,
-        "max_in_flight": 2,
+        # One actor's unrolls are a batch, and none runs ahead: at a lag of six updates this learning rate is unstable.
+        "envs": 32,
+        "max_in_flight": 1,
         "max_on_the_way": 0,
         # Values of up to 100 would take a network that starts at 0 longer to reach than the whole run lasts.
         "loss": LossConfig(reward_scale=0.05, entropy_cost=0.005),
