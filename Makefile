@@ -69,6 +69,14 @@ check-mutants: setup ## Check that every test is named by a mutant, and that no 
 check-manifests: setup ## Check deploy/kubernetes against the schemas of Kubernetes
 	$(BIN)/python -m pytest -q tests/test_kubernetes.py
 
+.PHONY: audit
+audit: setup ## Look for known faults in the pinned dependencies and for risky code (needs PyPI's JSON data)
+	$(PYTHON) -m venv --clear .venv-audit
+	.venv-audit/bin/python -m pip install --quiet bandit pip-audit
+	$(BIN)/python -m pip freeze --exclude-editable > .venv-audit/requirements.txt
+	.venv-audit/bin/bandit --quiet --recursive --severity-level medium impala learner_server actor_client run_directory examples docker
+	.venv-audit/bin/pip-audit --strict --disable-pip --no-deps --requirement .venv-audit/requirements.txt
+
 .PHONY: mutants
 mutants: setup ## Break each guarded line and see its test fail (slow)
 	$(BIN)/python -m tests.mutants

@@ -35,7 +35,7 @@ PORT = 50051
 OUTPUT = Path("results/far.json")
 # Larger batches than the preset's, hence fewer updates while an unroll travels, and a learning rate that stands a lag of ten.
 FLAGS = [
-    *("--preset", "cartpole", "--envs", "64", "--batch-size", "128"),
+    *("--preset", "cartpole", "--envs", "64", "--batch-size", "128", "--max-in-flight", "2"),
     *("--learning-rate", "1e-3", "--max-on-the-way", "16", "--total-steps", "2000000"),
 ]
 _MTU = 1500

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["Learner"].full_name
 
-_REACH_127_0_0_1 = frozenset({"127.0.0.1", "localhost", "0.0.0.0", "[::]"})  # noqa: S104 - compared with, not bound to
+_REACH_127_0_0_1 = frozenset({"127.0.0.1", "localhost", "0.0.0.0", "[::]"})  # noqa: S104  # nosec B104 - compared with, not bound to
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
