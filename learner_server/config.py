@@ -86,6 +86,10 @@ class LearnerConfig:
     """Trajectories in a learner step (Table G.1: 32)."""
     queue_batches: int = 1
     """Batches that may wait before actors do. More hides jitter; every one adds a version of policy lag."""
+    when_full: Literal["wait", "drop-oldest"] = "wait"
+    """What happens when an unroll comes and these batches are full. wait: its actor waits, and nothing is lost; drop-oldest: it is
+    let in at once, and the oldest unrolls of its task that were not taken yet are dropped: actors are never held up, and what is
+    trained on is the newest."""
     max_in_flight: int = 2
     """Unrolls that an actor may have under way at once, the one that it collects included. 1: it collects, sends, waits for the
     answer and for new weights, in turn, and policy lag is least; 2: it collects while one waits for its answer."""

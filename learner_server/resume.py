@@ -59,7 +59,7 @@ def find_starting_point(directory: RunDirectory, tasks: int = 1) -> StartingPoin
     shown = read_last_metrics(directory.metrics) or {}
     # Metrics without a checkpoint: not one could be written. The weights begin anew, versions and counters do not.
     version, kept = (checkpoint.version, checkpoint.state) if checkpoint else (0, _nothing(tasks))
-    newest = shown if shown.get("env_steps", -1) >= kept["env_steps"] else kept
+    newest = shown if shown and _progress(shown) >= _progress(kept) else kept
     return StartingPoint(
         checkpoint=checkpoint,
         run_id=kept["run_id"],
@@ -91,6 +91,11 @@ def _nothing(tasks: int) -> dict[str, Any]:
         "recent_returns": [()] * tasks,
         "seconds": 0.0,
     }
+
+
+def _progress(counters: Mapping[str, Any]) -> tuple[int, int, int]:
+    """What tells the later of two: a step is received, and trained on or dropped, for good. Not `seconds`, which are rounded."""
+    return counters["env_steps"], counters["steps_received"], sum(counters["dropped_by_rule"].values())
 
 
 def _next_version(checkpoint_version: int, shown: Mapping[str, Any]) -> int:

@@ -165,6 +165,7 @@ class _Service:
         self._queue = UnrollQueue(
             capacity=config.queue_batches * config.fresh_trajectories,
             max_line=_MAX_LINE,
+            when_full=config.when_full,
             received=start.steps_received,
             trained=start.trained_by_task,
             dropped=start.steps_dropped,

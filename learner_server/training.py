@@ -118,6 +118,7 @@ class Training:
         self._settle_from: int | None = None
         self._skipped_in_a_row = 0
         self._logged_version = learner.version
+        self._saved_version = None if start.checkpoint is None else start.checkpoint.version
         self._next_log = time.monotonic() + config.log_seconds
         self._next_checkpoint = time.monotonic() + config.checkpoint_seconds
 
@@ -188,6 +189,9 @@ class Training:
         if self._fetched is not None:
             self._fetched = None
             self._queue.drop_taken()
+        if self._learner.version == self._saved_version:
+            # A version is saved once. What was answered since, without an update, must not be forgotten: these weights get another.
+            self._learner.version += 1
         figures = self._log(ended=end.value)
         self.save_or_raise()
         return figures
@@ -351,6 +355,7 @@ class Training:
         ranks = self._group.collect(self._state())
         self._compare([report["weights"] for report in ranks])
         if self._directory is None:
+            self._saved_version = self._learner.version
             return
         account = StepAccount.total([report["account"] for report in ranks])
         random = {"cpu": torch.get_rng_state()}
@@ -381,6 +386,7 @@ class Training:
             save_checkpoint(self._directory.checkpoints, checkpoint, keep=self._config.keep_checkpoints)
         except OSError as error:
             raise CheckpointError(f"checkpoint: cannot write to {self._directory.checkpoints}: {error.strerror}") from error
+        self._saved_version = checkpoint.version
 
     def _state(self) -> dict[str, Any]:
         """Returns what this rank adds to a checkpoint, as JSON values."""

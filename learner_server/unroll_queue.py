@@ -5,7 +5,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -33,8 +33,8 @@ class StepAccount:
     Attributes:
         received: steps of valid unrolls.
         trained: steps that a learner step consumed.
-        dropped: rule to steps: `stale` (too old on arrival), `run_over` (left when the run ended), `restart` (waiting when an
-            earlier learner process died).
+        dropped: rule to steps: `stale` (too old on arrival), `overflow` (the oldest in a full queue that drops them), `run_over`
+            (left when the run ended), `restart` (waiting when an earlier learner process died).
         waiting: steps in line, in the queue or in a batch that was taken to be trained on, counted where they are.
         queued_trajectories: trajectories in the queue, not in line.
         trained_by_task: `trained`, task by task.
@@ -92,6 +92,9 @@ class UnrollQueue:
         capacity: trajectories that may have a place, shared evenly by the served tasks. An unroll is let in while there are
             fewer, so a wide one may overshoot.
         max_line: callers that may wait.
+        when_full: what becomes of an unroll that comes when there is no place. `wait`: its caller stands in line. `drop-oldest`: it
+            is let in at once, and the oldest of its task that have a place leave for it, as many as a full queue can spare: what is
+            left still fills it, so that a batch that was there for training is not gone again. Nobody is ever in line then.
         received, dropped: where the accounts of an earlier process of the run ended.
         trained: the same, one number for each task.
     """
@@ -101,12 +104,14 @@ class UnrollQueue:
         *,
         capacity: int,
         max_line: int,
+        when_full: Literal["wait", "drop-oldest"] = "wait",
         received: int = 0,
         trained: Sequence[int] = (0,),
         dropped: Mapping[str, int] | None = None,
     ) -> None:
         self._capacity = capacity
         self._max_line = max_line
+        self._drops_oldest = when_full == "drop-oldest"
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._lanes = [_Lane(steps) for steps in trained]
@@ -119,6 +124,8 @@ class UnrollQueue:
 
     async def put(self, unroll: Unroll[np.ndarray], task: int = 0, on_place: Callable[[], None] = lambda: None) -> None:
         """Returns when the unroll has a place; while there is none, waits in line: the backpressure. Event loop only.
+
+        A queue that drops the oldest has a place at any time.
 
         Args:
             on_place: called at the instant when it gets its place, by whichever thread gives it, so that no account says that
@@ -133,7 +140,9 @@ class UnrollQueue:
         with self._lock:
             if self._closed:
                 raise self._closed
-            if self._has_room(lane) and not lane.line:
+            if self._drops_oldest:
+                self._drop_oldest(lane, unroll.environments)
+            if self._drops_oldest or (self._has_room(lane) and not lane.line):
                 self._received += unroll.env_steps
                 self._give_place(lane, unroll, on_place)
                 return
@@ -195,14 +204,14 @@ class UnrollQueue:
         """Moves the steps of batches that were taken and not marked from waiting to dropped: the run ended before their turn."""
         with self._lock:
             for lane in self._lanes:
-                self._dropped["run_over"] = self._dropped.get("run_over", 0) + sum(lane.in_training)
+                self._drop("run_over", sum(lane.in_training))
                 lane.in_training.clear()
 
     def count_dropped(self, rule: str, env_steps: int) -> None:
         """Accounts for an unroll that was received and dropped without waiting."""
         with self._lock:
             self._received += env_steps
-            self._dropped[rule] = self._dropped.get(rule, 0) + env_steps
+            self._drop(rule, env_steps)
 
     def close(self, *, run_over: bool) -> None:
         """Takes no more unrolls and sends everyone in line away.
@@ -219,7 +228,7 @@ class UnrollQueue:
             line = sum(ticket.unroll.env_steps for lane in self._lanes for ticket in lane.line)
             if run_over:
                 rest = line + sum(unroll.env_steps for lane in self._lanes for unroll in lane.places)
-                self._dropped["run_over"] = self._dropped.get("run_over", 0) + rest
+                self._drop("run_over", rest)
             else:
                 self._received -= line
             for lane in self._lanes:
@@ -270,6 +279,15 @@ class UnrollQueue:
         lane.trajectories += unroll.environments
         self._changed.notify()
 
+    def _drop_oldest(self, lane: _Lane, coming: int) -> None:
+        while not self._has_room(lane) and lane.trajectories - lane.places[0].environments + coming >= self._share():
+            oldest = lane.places.popleft()
+            lane.trajectories -= oldest.environments
+            self._drop("overflow", oldest.env_steps)
+
+    def _drop(self, rule: str, env_steps: int) -> None:
+        self._dropped[rule] = self._dropped.get(rule, 0) + env_steps
+
     def _leave(self, lane: _Lane, ticket: _Ticket) -> None:
         with self._lock:
             if ticket in lane.line:  # else it was given a place in the meantime, or sent away
@@ -303,7 +321,11 @@ class UnrollQueue:
             ticket.loop.call_soon_threadsafe(_accept, ticket.accepted)
 
     def _has_room(self, lane: _Lane) -> bool:
-        return lane.trajectories < -(-self._capacity // len(self._served))
+        return lane.trajectories < self._share()
+
+    def _share(self) -> int:
+        """Returns how many trajectories of one task have a place."""
+        return -(-self._capacity // len(self._served))
 
 
 def _accept(future: asyncio.Future[None]) -> None:

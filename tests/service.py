@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import grpc
 import torch
@@ -104,6 +105,7 @@ def running_service(
     max_in_flight: int = 2,
     compresses: bool = True,
     balance: Balance | None = None,
+    when_full: Literal["wait", "drop-oldest"] = "wait",
 ) -> Iterator[Service]:
     """Yields a service with version 1 published; `spec` and `agent` say what its unrolls look like.
 
@@ -116,7 +118,7 @@ def running_service(
     torch.manual_seed(0)
     network = build_network(agent.network, spec.environment)
     tasks = len(agent.environments)
-    queue = UnrollQueue(capacity=capacity, max_line=max_line, trained=[0] * tasks)
+    queue = UnrollQueue(capacity=capacity, max_line=max_line, when_full=when_full, trained=[0] * tasks)
     store, actors, episodes = ParameterStore(), ActorRegistry(tasks), EpisodeLog(counts=[0] * tasks)
     digest = spec_digest(agent, spec)
 
