@@ -101,7 +101,7 @@ class Model:
         self.lanes = [Lane() for _ in range(self.tasks)]
         self.dealt, self.closed, self.over = 0, "", False
         self.answers: list[tuple[Collected, str]] = []
-        written = [counters for counters in (self.saved and self.saved.counters, self.shown) if counters is not None]
+        written = [counters for counters in (self.saved.counters if self.saved else None, self.shown) if counters is not None]
         counters = max(written, key=lambda each: each.moment, default=Counters(0, [0] * self.tasks, Counter()))
         self.counters = deepcopy(counters)
         waiting = counters.received - sum(counters.trained) - sum(counters.dropped.values())
@@ -130,7 +130,7 @@ class Model:
         self.shown, self.shown_version, self.ended = self.written(), self.version, ended
 
     def renew_version(self) -> None:
-        """Before a good end's checkpoint: weights that were saved already become a version of their own, so as to be saved again."""
+        """Before the checkpoint of a good end: weights that were saved already become another version, so as to be saved again."""
         if self.saved and self.saved.version == self.version:
             self.version += 1
 
@@ -166,11 +166,12 @@ class Model:
             return "FAILED_PRECONDITION"
         if unroll.sequence in known.answers:
             return "duplicate" if known.answers[unroll.sequence] else "stale again"
-        lane = self.lanes[known.task]
-        if unroll in lane.line:
+        if unroll in self.lanes[known.task].line:
             return None
-        if self.over:
-            return "over"
+        return "over" if self.over else self.arrive(unroll, known, self.lanes[known.task])
+
+    def arrive(self, unroll: Collected, known: Known, lane: Lane) -> str | None:
+        """An unroll comes for the first time that this process knows of."""
         if self.served - unroll.version > self.max_lag:
             self.counters.received += total(unroll)
             self.counters.dropped["stale"] += total(unroll)

@@ -1,8 +1,7 @@
 """Queue, retries, counters and restarts against a model: any sequence of events leaves every unroll where the model says it is.
 
-The parts are the real ones, on an event loop that the test turns: the servicer is called as gRPC would, training takes its steps one
-by one, checkpoints and metrics lie on disk, and a process that is killed is forgotten with all its tasks. Only learning is played: the
-weights are the list of the columns that they were trained on, so that whatever survives a restart says what it has learnt.
+The parts are the real ones (`tests.played`), on an event loop that the test turns: the servicer is called as gRPC would, training
+takes its steps one by one, checkpoints and metrics lie on disk, and a process that is killed is forgotten with all its tasks.
 
 MODEL_SEQUENCES and MODEL_SEED run more of it, or others: `make model-test`.
 """
@@ -13,44 +12,27 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import grpc
 import hypothesis
 import numpy as np
 import pytest
-import torch
 from hypothesis import Phase, seed, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 from hypothesis.strategies import booleans, integers, sampled_from
 
-from impala.losses import ImpalaLoss
-from impala.unroll import Unroll
-from impala.wire import Assignment, encode_unroll
-from learner_server.actor_registry import ActorRegistry
+from impala.wire import encode_unroll
 from learner_server.config import LearnerConfig
-from learner_server.episodes import EpisodeLog
-from learner_server.learner import StepReport
-from learner_server.metrics import ActorTimeShares, MetricsWriter
-from learner_server.parameter_store import ParameterStore
-from learner_server.resume import find_starting_point
 from learner_server.rounds import End
-from learner_server.servicer import LearnerServicer
-from learner_server.training import Training
-from learner_server.transfer import HostTransfer
-from learner_server.unroll_queue import UnrollQueue
 from protos import impala_pb2 as pb
 from run_directory.journal import read_last_metrics
-from run_directory.layout import RunDirectory
-from tests.accounting import Collected, Lane, Model
-from tests.samples import AGENT, SPEC, make_unroll
+from tests.accounting import Collected, Model
+from tests.played import LENGTH, Aborted, Context, NoEvents, Process, marks_of
+from tests.samples import make_unroll
 
-LENGTH = 2
-SPEC_HERE = replace(SPEC, unroll_length=LENGTH)
-SEQUENCES = int(os.environ.get("MODEL_SEQUENCES", "150"))
+SEQUENCES = int(os.environ.get("MODEL_SEQUENCES", "200"))
 SEED = int(os.environ.get("MODEL_SEED", "1"))
 EVENTS = 40  # of a sequence
 OUTCOMES = {
@@ -60,74 +42,6 @@ OUTCOMES = {
     (False, True, pb.REASON_STALE): "stale again",
     (False, False, pb.REASON_RUN_OVER): "over",
 }
-NO_LOSS = ImpalaLoss(**{each.name: torch.zeros(()) for each in fields(ImpalaLoss)})
-
-
-class Aborted(Exception):
-    """A call ended with a status."""
-
-
-class Context:
-    """What gRPC hands to a method with each call."""
-
-    async def abort(self, status: grpc.StatusCode, details: str) -> None:
-        raise Aborted(status.name)
-
-    def peer(self) -> str:
-        return "nowhere"
-
-
-class NoEvents:
-    """TensorBoard's writer, which writes nothing."""
-
-    def __init__(self, folder: str) -> None:
-        pass
-
-    def add_scalar(self, *_: Any) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-class PlayedLearner:
-    """A learner as training sees it, whose weights are the list of the columns that they learnt from."""
-
-    def __init__(self, version: int, learnt: list[int], *, overlaps: bool) -> None:
-        self.version, self.learnt = version, learnt
-        self.updates = self.skipped_updates = 0
-        self.transfer = HostTransfer()
-        self.transfer.overlaps = overlaps
-        self.device = torch.device("cpu")
-        self.network = SimpleNamespace(state_dict=self.weights)
-        self.skips_next = False
-        self.batch: list[int] = []
-
-    def weights(self) -> dict[str, torch.Tensor]:
-        return {"learnt": torch.tensor(self.learnt, dtype=torch.int64)}
-
-    def optimiser_tensors(self) -> dict[str, torch.Tensor]:
-        return {}
-
-    def begin_step(self, batch: Any, env_steps: int, **_: Any) -> None:
-        self.batch = marks_of(batch.unroll)
-
-    def finish_step(self) -> StepReport:
-        skipped, self.skips_next = self.skips_next, False
-        if skipped:
-            self.skipped_updates += 1
-        else:
-            self.learnt = self.learnt + self.batch
-            self.updates += 1
-            self.version += 1
-        return StepReport(
-            loss=NO_LOSS, grad_norm=0.0, learning_rate=0.0, policy_lags=np.zeros(1), skipped=skipped, parameters=self.weights()
-        )
-
-
-def marks_of(unroll: Unroll[Any]) -> list[int]:
-    """Returns what tells its columns apart."""
-    return [int(mark) for mark in unroll.rewards[0]]
 
 
 @dataclass
@@ -137,79 +51,6 @@ class Call:
     unroll: Collected
     task: asyncio.Task[pb.SubmitTrajectoryResponse]
     ends: str | None
-
-
-class Process:
-    """A learner process, put together as `learner_server.run` does, without a server and without threads."""
-
-    def __init__(self, config: LearnerConfig, path: Path, *, max_line: int, overlaps: bool) -> None:
-        self.directory, tasks = RunDirectory(path), len(config.env)
-        self.start = start = find_starting_point(self.directory, tasks)
-        learnt = start.checkpoint.parameters["learnt"].tolist() if start.checkpoint else []
-        self.learner = PlayedLearner(start.version, learnt, overlaps=overlaps)
-        self.learner.updates, self.learner.skipped_updates = start.learner_updates, start.skipped_updates
-        self.queue = UnrollQueue(
-            capacity=config.queue_batches * config.fresh_trajectories,
-            max_line=max_line,
-            when_full=config.when_full,
-            received=start.steps_received,
-            trained=start.trained_by_task,
-            dropped=start.steps_dropped,
-        )
-        self.store, self.actors = ParameterStore(), ActorRegistry(tasks)
-        if start.checkpoint:
-            self.actors.restore(start.checkpoint.state["actors"])
-        episodes = EpisodeLog(counts=start.episodes, recent_returns=start.recent_returns, seconds=start.seconds)
-        self.servicer = LearnerServicer(
-            assign=lambda actor, environments: Assignment(
-                run_id=start.run_id,
-                spec_digest="digest",
-                environment=AGENT.environments[0],
-                task=actor.task,
-                network=AGENT.network,
-                unroll_spec=SPEC_HERE,
-                environments=environments,
-                seed=0,
-                max_in_flight=2,
-                max_on_the_way=0,
-                compresses=False,
-            ),
-            spec=SPEC_HERE,
-            spec_digest="digest",
-            queue=self.queue,
-            store=self.store,
-            actors=self.actors,
-            max_policy_lag=config.max_policy_lag,
-            on_unroll=episodes.add,
-        )
-        self.writer = MetricsWriter(self.directory.metrics, self.directory.tensorboard)
-        learner: Any = self.learner
-        self.training = Training(
-            config=config,
-            directory=self.directory,
-            learner=learner,
-            queue=self.queue,
-            store=self.store,
-            actors=self.actors,
-            episodes=episodes,
-            writer=self.writer,
-            start=start,
-            replay=None,
-            refused=dict,
-            bytes_received=int,
-            actor_times=ActorTimeShares(),
-            show=lambda _: None,
-            look_after_actors=lambda: None,
-        )
-        self.store.publish(self.learner.version, self.learner.weights())
-        # Whether the training loop has begun, with a checkpoint and a line of metrics.
-        self.begun = False
-
-    @property
-    def fetched(self) -> list[int] | None:
-        """The marks of the batch that was taken and not yet trained on."""
-        fetched = self.training._fetched
-        return None if fetched is None else marks_of(fetched[0])
 
 
 class Accounting(RuleBasedStateMachine):
@@ -234,7 +75,9 @@ class Accounting(RuleBasedStateMachine):
         when_full=sampled_from(["wait", "wait", "drop-oldest"]),
         overlaps=booleans(),
     )
-    def begin(self, tasks: int, batch: int, queue_batches: int, max_line: int, max_lag: int, when_full: Any, overlaps: bool) -> None:
+    def begin(
+        self, *, tasks: int, batch: int, queue_batches: int, max_line: int, max_lag: int, when_full: Any, overlaps: bool
+    ) -> None:
         self.config = LearnerConfig(
             env=("A", "B")[:tasks],
             unroll_length=LENGTH,
@@ -479,7 +322,8 @@ class Accounting(RuleBasedStateMachine):
         """Another process of the run begins."""
         self.start_process()
         self.model.start()
-        account, written = self.process.queue.account(), [self.model.shown, self.model.saved and self.model.saved.counters]
+        account, saved = self.process.queue.account(), self.model.saved
+        written = [self.model.shown, saved.counters if saved else None]
         assert all(account.trained >= sum(counters.trained) for counters in written if counters), "trained steps do not go back"
         # But for what stood in line when a learner was told to stop, which is taken out again.
         latest = max((counters for counters in written if counters), key=lambda each: each.moment, default=None)
@@ -558,11 +402,14 @@ def outcome(task: asyncio.Task[pb.SubmitTrajectoryResponse]) -> str | None:
     return OUTCOMES[answer.accepted, answer.duplicate, answer.reason]
 
 
+@pytest.mark.timeout(3600)  # of `make model-test`; by default it takes seconds
 def test_after_any_events_every_unroll_is_where_the_model_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter", NoEvents)
     monkeypatch.setattr(logging.getLogger("learner_server.training"), "disabled", True)
     monkeypatch.setattr(logging.getLogger("learner_server.servicer"), "disabled", True)
-    monkeypatch.setattr(os, "fsync", lambda _: None)  # a killed process leaves its pages to the system; thousands of syncs take minutes
+    monkeypatch.setattr(
+        os, "fsync", lambda _: None
+    )  # a killed process leaves its pages to the system; thousands of syncs take minutes
     run_state_machine_as_test(
         seed(SEED)(Accounting),
         settings=settings(

@@ -272,6 +272,7 @@ OTHER_VALUES: dict[str, Any] = {
     "unroll_length": 1,
     "batch_size": 1,
     "queue_batches": 2,
+    "when_full": "drop-oldest",
     "max_in_flight": 1,
     "max_on_the_way": 3,
     "compress": False,

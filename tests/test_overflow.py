@@ -135,9 +135,7 @@ def test_a_closed_queue_drops_nothing_for_a_newcomer() -> None:
 
 def test_ten_unrolls_into_a_queue_of_two_are_answered_at_once_and_every_step_is_accounted_for() -> None:
     with running_service(capacity=2, max_line=0, when_full="drop-oldest") as service:
-        requests = [
-            make_request(narrow(1), digest=service.digest, sequence=sequence) for sequence in range(1, 11)
-        ]
+        requests = [make_request(narrow(1), digest=service.digest, sequence=sequence) for sequence in range(1, 11)]
         answers = [service.stub.SubmitTrajectory(request, timeout=PATIENCE) for request in requests]
         assert [(answer.accepted, answer.duplicate) for answer in answers] == [(True, False)] * 10
         account = service.queue.account()
@@ -164,7 +162,8 @@ def test_a_learner_is_told_on_its_command_line_to_drop_the_oldest(programs: Prog
     with grpc.insecure_channel(programs.address(learner)) as channel:
         stub = pb_grpc.LearnerStub(channel)
         busy, _ = (
-            stub.Join(pb.JoinRequest(protocol_version=1, actor_id=name, incarnation=1), timeout=PATIENCE) for name in ("busy", "silent")
+            stub.Join(pb.JoinRequest(protocol_version=1, actor_id=name, incarnation=1), timeout=PATIENCE)
+            for name in ("busy", "silent")
         )
         idle = idle_unroll(decode_assignment(busy).unroll_spec)
         unroll = replace(idle, is_first=np.zeros_like(idle.is_first), parameter_version=np.ones(1, np.int64))

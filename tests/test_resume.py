@@ -160,6 +160,15 @@ def test_a_checkpoint_further_on_than_the_metrics_decides_the_counters(run: RunD
     assert start.episodes == [6, 9]
 
 
+def test_a_checkpoint_with_more_received_or_dropped_decides_where_no_more_was_trained(run: RunDirectory) -> None:
+    line_at(run, 11)
+    checkpoint_at(run, 11, steps_received=150)
+    start = find_starting_point(run, TASKS)
+    assert (start.steps_trained, start.steps_received) == (100, 150), "the checkpoint's ledgers know of them"
+    line_at(run, 11, steps_received=150, dropped_by_rule={"stale": 10, "overflow": 30})
+    assert find_starting_point(run, TASKS).steps_dropped == {"stale": 10, "overflow": 30, "restart": 10}
+
+
 def test_steps_trained_after_the_checkpoint_are_lost_and_said_to_be(run: RunDirectory) -> None:
     checkpoint_at(run, 11, steps_lost=7)
     line_at(run, 16, env_steps=150, steps_received=180)

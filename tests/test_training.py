@@ -21,7 +21,7 @@ from learner_server.group import Group
 from learner_server.learner import Learner
 from learner_server.metrics import ActorTimeShares, MetricsWriter
 from learner_server.parameter_store import ParameterStore
-from learner_server.resume import StartingPoint
+from learner_server.resume import StartingPoint, find_starting_point
 from learner_server.training import End, Training
 from learner_server.transfer import DeviceBatch, Transfer
 from learner_server.unroll_queue import UnrollQueue
@@ -171,6 +171,15 @@ def test_a_checkpoint_takes_the_account_and_the_ledgers_at_one_instant(tmp_path:
         train(tmp_path, {0: 4}, total_steps=4 * STEPS, actors=actors)
     assert locked
     assert all(locked)
+
+
+def test_the_last_checkpoint_is_of_the_end_though_its_weights_were_saved_before(tmp_path: Path) -> None:
+    run = train(tmp_path, {0: 4}, spoilt=1, total_steps=4 * STEPS)
+    assert run.learner.skipped_updates == 1
+    start = find_starting_point(RunDirectory(tmp_path))
+    assert start.checkpoint is not None
+    assert (start.checkpoint.state["env_steps"], start.steps_lost) == (4 * STEPS, 0)
+    assert start.version == start.checkpoint.version == run.figures[-1]["parameter_version"] == 2
 
 
 def test_the_figures_say_what_actors_spend_their_time_on(tmp_path: Path) -> None:
