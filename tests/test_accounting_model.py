@@ -254,6 +254,16 @@ class Accounting(RuleBasedStateMachine):
         self.restart()
 
     @precondition(lambda self: self.process.begun)
+    @rule(width=integers(1, 3))
+    def kill_twice(self, width: int) -> None:
+        """SIGKILL, and again when the next process has saved what came first, and shown nothing."""
+        self.kill()
+        self.join("a", anew=False)
+        self.submit("a", width, 0, False, 0)
+        self.save()
+        self.kill()
+
+    @precondition(lambda self: self.process.begun)
     @rule()
     def fail(self) -> None:
         """The run fails for a reason that is none of its weights': they are saved, and no more is said."""
