@@ -18,6 +18,15 @@ ACTOR_SILENCE_SECONDS = 10.0
 
 _FORGET_SECONDS = 86_400.0
 
+# Actors that are known at once, whose names anybody with the token may make up; and for how long one that others want the place of
+# must have been silent.
+_MOST_ACTORS = 16_384
+_FORGET_WHEN_FULL_SECONDS = 3600.0
+
+
+class TooManyActors(Exception):
+    """As many actors are known as may be, and all of them have called lately."""
+
 
 class SequenceLedger:
     """Which sequences of one incarnation have been answered, so that a retry is told apart from a new unroll.
@@ -66,6 +75,10 @@ class Actor:
     waiting: int = 0
     farewelled: bool = False
     departed: bool = False
+    # Of the event loop alone: what `ActorLimits` counts.
+    calls_due: float = 0.0
+    entering: int = 0
+    entering_bytes: int = 0
     ledger: SequenceLedger = field(default_factory=SequenceLedger)
 
 
@@ -74,11 +87,13 @@ class ActorRegistry:
 
     Args:
         tasks: over which actors are spread, each new one to a task that has the fewest in all learners.
+        most: actors that are known at once.
         rank, ranks: of this learner among those that train as one, so that no two actors of a run have the same index.
     """
 
-    def __init__(self, tasks: int = 1, *, rank: int = 0, ranks: int = 1) -> None:
+    def __init__(self, tasks: int = 1, *, rank: int = 0, ranks: int = 1, most: int = _MOST_ACTORS) -> None:
         self._tasks = tasks
+        self._most = most
         self._rank, self._ranks = rank, ranks
         self._lock = threading.Lock()
         self._actors: dict[str, Actor] = {}
@@ -92,11 +107,13 @@ class ActorRegistry:
         Raises:
             InvalidMessage: an actor_id that is empty, over 128 characters or not printable.
             Mismatch: an incarnation older than the one that joined last under this id.
+            TooManyActors: it is new, and there is no room for it.
         """
         check_actor_id(actor_id)
         with self._lock:
             actor = self._actors.get(actor_id)
             if actor is None:
+                self._make_room()
                 actor = Actor(actor_id, self._next_index, incarnation, task=self._neediest_task())
                 self._actors[actor_id] = actor
                 self._next_index += self._ranks
@@ -110,6 +127,17 @@ class ActorRegistry:
             actor.departed = False
             actor.last_seen = time.monotonic()
             return actor
+
+    def _make_room(self) -> None:
+        if len(self._actors) >= self._most:
+            self._forget(_FORGET_WHEN_FULL_SECONDS)
+        if len(self._actors) >= self._most:
+            raise TooManyActors(f"{self._most} actors are known already: try again later")
+
+    def _forget(self, seconds: float) -> None:
+        """Forgets actors that have been silent for so long."""
+        since = time.monotonic() - seconds
+        self._actors = {name: actor for name, actor in self._actors.items() if actor.last_seen >= since or actor.waiting}
 
     def send_away(self, actor_id: str) -> None:
         """Notes that an actor, if it is here, was told to go to another learner. What it has under way is still answered."""
@@ -162,15 +190,15 @@ class ActorRegistry:
                 raise _superseded(actor_id, incarnation, actor.incarnation)
             return actor
 
-    def greet(self, actor_id: str) -> None:
-        """Notes that an actor was seen.
+    def greet(self, actor_id: str) -> Actor:
+        """Returns an actor that joined this learner process, whichever incarnation of it calls, and notes that it was seen.
 
         Raises:
             InvalidMessage: as `join`.
             Mismatch: it did not join this learner process.
         """
         with self._lock:
-            self._seen(actor_id)
+            return self._seen(actor_id)
 
     def _seen(self, actor_id: str) -> Actor:
         check_actor_id(actor_id)
@@ -229,9 +257,8 @@ class ActorRegistry:
         Actors that have been silent for a day are forgotten first: those that come and go under names of their own would fill
         memory and checkpoints without end.
         """
-        since = time.monotonic() - _FORGET_SECONDS
         with self._lock:
-            self._actors = {name: actor for name, actor in self._actors.items() if actor.last_seen >= since or actor.waiting}
+            self._forget(_FORGET_SECONDS)
             actors = {
                 actor.actor_id: {
                     "index": actor.index,

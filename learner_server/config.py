@@ -102,7 +102,16 @@ class LearnerConfig:
     max_policy_lag: int = 1000
     """Unrolls of weights that are more versions old than this are dropped."""
     max_envs: int = 1024
-    """Most environments that one actor may step."""
+    """Most environments that one actor may step. Decides how large a message may be."""
+    max_calls_per_second: int = 1000
+    """Of one actor, all calls together; a second's worth may be made up for after a pause. What is over is slowed down, then refused."""
+    max_actor_mebibytes: int = 256
+    """Of one actor's unrolls that wait for a place in the queue. One may wait however large it is."""
+    max_line_mebibytes: int = 4096
+    """Of all actors' unrolls that wait for a place in the queue."""
+    max_connections: int = 4096
+    """On the port that actors call, and on that of local actors; more are closed at once. Fewer where the system grants fewer open
+    files."""
     replay_fraction: float = 0.0
     """Share of each batch that is drawn from trajectories trained on before (paper, section 5.2.2: 0.5)."""
     replay_unrolls: int = 10_000
@@ -131,7 +140,8 @@ class LearnerConfig:
         self.environments()
         _at_least(self, 1, "total_steps", "envs", "unroll_length", "batch_size", "queue_batches", "max_in_flight", "threads")
         _at_least(self, 0, "actors", "seed", "max_policy_lag", "settle_steps", "inject_lag", "max_on_the_way")
-        _at_least(self, 1, "max_envs", "keep_checkpoints", "replay_unrolls")
+        _at_least(self, 1, "max_envs", "keep_checkpoints", "replay_unrolls", "max_connections")
+        _at_least(self, 1, "max_calls_per_second", "max_actor_mebibytes", "max_line_mebibytes")
         if not 0.0 <= self.replay_fraction < 1.0:
             raise ConfigError(f"replay_fraction: expected at least 0 and below 1, came {self.replay_fraction}")
         if len(self.env) > 1 and self.stop_at_return is not None:

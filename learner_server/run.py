@@ -25,11 +25,13 @@ from impala.specs import EnvironmentSpec, UnrollSpec
 from impala.tokens import read_token
 from impala.unroll import idle_unroll
 from impala.vtrace import prepare_vtrace
-from impala.wire import Assignment, spec_digest
+from impala.wire import Assignment, max_submission_bytes, spec_digest
+from learner_server.actor_limits import ActorLimits
 from learner_server.actor_registry import ACTOR_SILENCE_SECONDS, Actor, ActorRegistry
 from learner_server.balance import Balance, Door
 from learner_server.config import LearnerConfig
 from learner_server.curve import draw_curve
+from learner_server.descriptors import make_room_for
 from learner_server.episodes import EpisodeLog
 from learner_server.group import Group, Place, join_group
 from learner_server.learner import Learner
@@ -190,6 +192,7 @@ class _Service:
             on_unroll=self._episodes.add,
             on_times=self._actor_times.add,
             balance=self._balance,
+            limits=_limits(config),
         )
         self._server = LearnerServer(
             self._servicer,
@@ -197,6 +200,8 @@ class _Service:
             token=access.token,
             credentials=access.credentials,
             health_address=None if config.health is None else nth_address(config.health, self._place.local_rank),
+            max_message_bytes=max_submission_bytes(self._spec),
+            max_connections=make_room_for(config.max_connections),
         )
 
     def run(self, stop: threading.Event) -> int:
@@ -365,6 +370,16 @@ class _Service:
             max_on_the_way=self._config.max_on_the_way,
             compresses=self._config.compress,
         )
+
+
+def _limits(config: LearnerConfig) -> ActorLimits:
+    return ActorLimits(
+        calls_per_second=config.max_calls_per_second,
+        # Twice what `Join` allows: a process that was replaced under the same name leaves its own in line.
+        unrolls=2 * (config.max_in_flight + config.max_on_the_way),
+        unroll_bytes=config.max_actor_mebibytes * 2**20,
+        all_bytes=config.max_line_mebibytes * 2**20,
+    )
 
 
 def default_run_dir(config: LearnerConfig) -> Path:

@@ -28,11 +28,12 @@ class TokenCheck(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Passes a call on, or answers it with UNAUTHENTICATED before its message is parsed."""
+        """Passes a call on, or answers it with UNAUTHENTICATED before its message is received."""
         if handler_call_details.method.startswith(_OPEN_TO_ALL) or self._holds_token(handler_call_details):
             return await continuation(handler_call_details)
         self._count(["unauthenticated:authorization"])
-        return grpc.unary_unary_rpc_method_handler(_refuse)
+        # As of a stream, whatever the call is: the handler then runs before a message is received.
+        return grpc.stream_unary_rpc_method_handler(_refuse)
 
     def _holds_token(self, details: grpc.HandlerCallDetails) -> bool:
         given = dict(details.invocation_metadata or ()).get("authorization", "")

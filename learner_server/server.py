@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
 from impala.addresses import split_address
-from impala.errors import ConfigError, InvalidMessage
+from impala.errors import ConfigError
 from impala.wire import MAX_MESSAGE_BYTES
+from learner_server.intake import Intake, messages_at_once
+from learner_server.messages import Messages
 from learner_server.security import TokenCheck
 from learner_server.servicer import LearnerServicer
 from protos import impala_pb2 as pb
@@ -29,8 +29,10 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["Learner"].full_name
 
 _REACH_127_0_0_1 = frozenset({"127.0.0.1", "localhost", "0.0.0.0", "[::]"})  # noqa: S104  # nosec B104 - compared with, not bound to
 
+_HEALTH_CONNECTIONS = 64
+_HEALTH_MESSAGE_BYTES = 4096
+
 _OPTIONS = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     # A port that another process listens on is an error, not a port to share.
     ("grpc.so_reuseport", 0),
@@ -40,6 +42,11 @@ _OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
     # Actors ping every 10 s; without this the server answers such zeal with GOAWAY.
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    # Calls of one connection; what it makes besides waits at its own end.
+    ("grpc.max_concurrent_streams", 256),
+    # A connection that does not get as far as HTTP/2, and one that makes no call, are not kept.
+    ("grpc.server_handshake_timeout_ms", 20_000),
+    ("grpc.max_connection_idle_ms", 300_000),
 )
 
 
@@ -51,6 +58,9 @@ class LearnerServer:
         credentials: for TLS; None serves in clear. With TLS, or where `address` is not 127.0.0.1's, a second port,
             `local_port`, serves 127.0.0.1 in clear.
         health_address: where grpc.health.v1 is answered besides, alone and in clear: an orchestrator's probes speak no TLS.
+        max_message_bytes: that are received; a larger message is refused before it is.
+        max_connections: of each port; more are closed at once.
+        intake: where messages have a place while they are received.
     """
 
     def __init__(
@@ -61,12 +71,20 @@ class LearnerServer:
         token: str | None = None,
         credentials: grpc.ServerCredentials | None = None,
         health_address: str | None = None,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
+        max_connections: int = 4096,
+        intake: Intake | None = None,
     ) -> None:
         self._servicer = servicer
         self._address = address
         self._health_address = health_address
         self._token = token
         self._credentials = credentials
+        self._limits = (
+            ("grpc.max_receive_message_length", max_message_bytes),
+            ("grpc.max_allowed_incoming_connections", max_connections),
+        )
+        self._intake = intake or Intake(messages_at_once(max_message_bytes))
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="grpc-loop", daemon=True)
         self._started: Future[int] = Future()
@@ -115,10 +133,11 @@ class LearnerServer:
         self._loop.close()
 
     async def _serve(self) -> int:
-        interceptors: list[grpc.aio.ServerInterceptor] = [Messages(self._servicer.refused.update, self._servicer.count_bytes)]
+        messages = Messages(SERVICE_NAME, self._servicer.refused.update, self._servicer.count_bytes, self._intake)
+        interceptors: list[grpc.aio.ServerInterceptor] = [messages]
         if self._token is not None:
             interceptors.insert(0, TokenCheck(self._token, self._servicer.refused.update))
-        self._server = grpc.aio.server(options=_OPTIONS, interceptors=interceptors)
+        self._server = grpc.aio.server(options=(*_OPTIONS, *self._limits), interceptors=interceptors)
         pb_grpc.add_LearnerServicer_to_server(self._servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((SERVICE_NAME, "grpc.health.v1.Health", reflection.SERVICE_NAME), self._server)
@@ -136,7 +155,11 @@ class LearnerServer:
 
     def _listen_for_probes(self, address: str) -> grpc.aio.Server:
         # On the same loop: a learner whose loop stands still does not say that it serves.
-        server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=16)
+        limits = (
+            ("grpc.max_receive_message_length", _HEALTH_MESSAGE_BYTES),
+            ("grpc.max_allowed_incoming_connections", _HEALTH_CONNECTIONS),
+        )
+        server = grpc.aio.server(options=(*_OPTIONS, *limits), maximum_concurrent_rpcs=16)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         try:
             self.health_port = server.add_insecure_port(address)
@@ -165,46 +188,3 @@ class LearnerServer:
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
-
-
-class Messages(grpc.aio.ServerInterceptor):
-    """Reads messages, counts their bytes, and counts calls whose message no handler can read.
-
-    One over the size limit gRPC itself answers, with RESOURCE_EXHAUSTED, before any handler runs; the one trace it leaves here is a
-    call that ends without its handler having been called. Bytes that are not the message at all gRPC would answer with UNKNOWN and
-    a traceback in the log; they are INVALID_ARGUMENT like every other malformed message.
-    """
-
-    def __init__(self, count: Callable[[list[str]], None], count_bytes: Callable[[int], None]) -> None:
-        self._count = count
-        self._count_bytes = count_bytes
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Wraps the handler of one call, and looks when the call's task ends whether it ran."""
-        handler = await continuation(handler_call_details)
-        if handler is None or not handler_call_details.method.startswith(f"/{SERVICE_NAME}/"):
-            return handler
-        was_read = [False]
-        task = asyncio.current_task()
-        assert task is not None
-        task.add_done_callback(lambda _: was_read[0] or self._count(["resource_exhausted:message"]))
-
-        async def reading(message: bytes, context: Any) -> Any:
-            was_read[0] = True
-            self._count_bytes(len(message))
-            try:
-                # Kept by the handler alone, which lets go of it when it has to wait.
-                call = handler.unary_unary(handler.request_deserializer(message), context)  # type: ignore[misc]
-            except DecodeError:
-                self._count(["invalid_argument:message"])
-                expected = f"the message of {handler_call_details.method}"
-                error = InvalidMessage("message", expected, f"{len(message)} bytes that are not one")
-                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-            return await call
-
-        # No deserialiser: the handler gets the bytes.
-        return grpc.unary_unary_rpc_method_handler(reading, response_serializer=handler.response_serializer)

@@ -26,7 +26,8 @@ from impala.wire import (
     decode_unroll,
     encode_assignment,
 )
-from learner_server.actor_registry import Actor, ActorRegistry, check_actor_id
+from learner_server.actor_limits import ActorLimits, OverLimit
+from learner_server.actor_registry import Actor, ActorRegistry, TooManyActors, check_actor_id
 from learner_server.balance import Balance
 from learner_server.parameter_store import ParameterStore
 from learner_server.unroll_queue import LineTooLong, QueueClosed, UnrollQueue
@@ -47,6 +48,8 @@ _STATUS_OF_ERROR: dict[type[Exception], grpc.StatusCode] = {
     Mismatch: grpc.StatusCode.FAILED_PRECONDITION,
     QueueClosed: grpc.StatusCode.UNAVAILABLE,
     LineTooLong: grpc.StatusCode.UNAVAILABLE,
+    OverLimit: grpc.StatusCode.UNAVAILABLE,
+    TooManyActors: grpc.StatusCode.UNAVAILABLE,
 }
 
 
@@ -66,6 +69,8 @@ def _answers_errors(
             # Without indices and names, of which a hostile sender has any number.
             field = re.sub(r"\[.*\]", "", getattr(error, "field", type(error).__name__))
             self.refused[f"{status.name.lower()}:{field}"] += 1
+            if isinstance(error, OverLimit):
+                await asyncio.sleep(self._limits.refusal_seconds)
             await context.abort(status, str(error))
         except grpc.aio.AbortError:
             raise
@@ -102,6 +107,7 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         on_unroll: called with each accepted unroll's episodes, age in seconds and task.
         balance: where there are several learners, which of them an actor goes to.
         on_times: called with how an actor spent its time, once for each unroll that it says so with.
+        limits: what one actor may ask for at once; None for as much as it likes.
     """
 
     def __init__(
@@ -117,6 +123,7 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         on_unroll: Callable[[list[Episode], float, int], None],
         balance: Balance | None = None,
         on_times: Callable[[ActorTimes], None] = lambda _: None,
+        limits: ActorLimits | None = None,
     ) -> None:
         self._assign = assign
         self._spec = spec
@@ -128,6 +135,7 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         self._on_unroll = on_unroll
         self._balance = balance or Balance()
         self._on_times = on_times
+        self._limits = limits or ActorLimits()
         # Unrolls on their way into the queue, by (actor, incarnation, sequence), so that a retry joins the first try.
         self._entering: dict[tuple[str, int, int], asyncio.Task[float]] = {}
         self._run_over = False
@@ -157,6 +165,7 @@ class LearnerServicer(pb_grpc.LearnerServicer):
                 self._actors.send_away(request.actor_id)
                 return pb.JoinResponse(redirect=elsewhere)
         actor = self._actors.join(request.actor_id, request.incarnation, request.host, request.environments)
+        await self._limits.pace(actor)
         log.info("actor %s joined from %s (%s)", actor.actor_id, actor.host or "an unnamed host", context.peer())
         assignment = self._assign(actor, request.environments)
         compresses = assignment.compresses and pb.ENCODING_ZSTD in request.encodings
@@ -167,7 +176,7 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         self, request: pb.GetParametersRequest, context: Context
     ) -> pb.GetParametersResponse:
         """See the .proto."""
-        self._actors.greet(request.actor_id)
+        await self._limits.pace(self._actors.greet(request.actor_id))
         if request.known_version > self._store.version:
             raise InvalidMessage("known_version", f"at most {self._store.version}, the newest", f"{request.known_version}")
         if request.known_version == self._store.version:
@@ -181,6 +190,7 @@ class LearnerServicer(pb_grpc.LearnerServicer):
     ) -> pb.SubmitTrajectoryResponse:
         """See the .proto."""
         actor = self._actors.find(request.actor_id, request.incarnation)
+        await self._limits.pace(actor)
         if request.spec_digest != self._spec_digest:
             raise Mismatch("spec_digest", f"{self._spec_digest}, this run's", repr(request.spec_digest[:40]))
         if not 1 <= request.sequence < 2**63:
@@ -194,14 +204,17 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         if entering is None:
             if self._run_over:
                 return self._run_is_over(actor)
+            self._limits.check_unrolls(actor)
             submission = self._decode(request)
             if submission.times is not None:
                 self._on_times(submission.times)
             if self._store.version - submission.parameter_version > self._max_policy_lag:
                 return self._drop_stale(actor, submission)
+            size = sum(array.nbytes for array in submission.unroll.arrays())
+            self._limits.enter(actor, size)
             entering = asyncio.create_task(self._enter(actor, submission))
             self._entering[key] = entering
-            entering.add_done_callback(lambda task: self._entered(key, task))
+            entering.add_done_callback(lambda task: self._entered(key, task, actor, size))
             del submission
         del request  # the wait may be long, and others wait too
         try:
@@ -233,8 +246,9 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         self._on_unroll(submission.episodes, submission.age_seconds, actor.task)
         return waited
 
-    def _entered(self, key: tuple[str, int, int], task: asyncio.Task[float]) -> None:
+    def _entered(self, key: tuple[str, int, int], task: asyncio.Task[float], actor: Actor, size: int) -> None:
         del self._entering[key]
+        self._limits.leave(actor, size)
         # Fetched here, for there may be no caller left to fetch it, and asyncio reports exceptions that nobody fetched.
         if not task.cancelled():
             task.exception()

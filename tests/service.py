@@ -16,6 +16,7 @@ from impala.networks import Network, build_network
 from impala.specs import UnrollSpec
 from impala.unroll import ActorTimes
 from impala.wire import Assignment, spec_digest
+from learner_server.actor_limits import ActorLimits
 from learner_server.actor_registry import Actor, ActorRegistry
 from learner_server.balance import Balance
 from learner_server.episodes import EpisodeLog
@@ -106,6 +107,7 @@ def running_service(
     compresses: bool = True,
     balance: Balance | None = None,
     when_full: Literal["wait", "drop-oldest"] = "wait",
+    limits: ActorLimits | None = None,
 ) -> Iterator[Service]:
     """Yields a service with version 1 published; `spec` and `agent` say what its unrolls look like.
 
@@ -113,6 +115,7 @@ def running_service(
         capacity: trajectories that have a place in the queue.
         port: of 127.0.0.1; 0 takes a free one.
         balance: sends actors to other learners.
+        limits: what one actor may ask for; None for no limits.
         task: which actors are told that theirs is, whatever it is.
     """
     torch.manual_seed(0)
@@ -149,6 +152,7 @@ def running_service(
         on_unroll=episodes.add,
         on_times=times.append,
         balance=balance,
+        limits=limits,
     )
     store.publish(1, network.state_dict())
     server = LearnerServer(servicer, f"127.0.0.1:{port}")

@@ -10,7 +10,7 @@ import pytest
 from impala.config import AgentConfig, EnvironmentConfig, NetworkConfig
 from impala.errors import InvalidMessage
 from impala.specs import TASK, ActionSpec, EntrySpec, EnvironmentSpec, UnrollSpec, discrete
-from impala.wire import MAX_MESSAGE_BYTES, PROTOCOL_VERSION, Assignment, decode_assignment, encode_assignment, spec_digest
+from impala.wire import PROTOCOL_VERSION, Assignment, decode_assignment, encode_assignment, max_submission_bytes, spec_digest
 from protos import impala_pb2 as pb
 
 ENVIRONMENT = EnvironmentConfig(
@@ -106,7 +106,8 @@ def test_an_assignment_of_a_feed_forward_network_has_no_state() -> None:
 
 def test_an_answer_carries_protocol_version_and_message_limit() -> None:
     message = encode_assignment(ASSIGNMENT)
-    assert (message.protocol_version, message.max_message_bytes) == (PROTOCOL_VERSION, MAX_MESSAGE_BYTES)
+    assert message.protocol_version == PROTOCOL_VERSION
+    assert message.max_message_bytes == max_submission_bytes(ASSIGNMENT.unroll_spec)
 
 
 def test_no_keyword_arguments_and_no_wrappers_may_be_left_out_on_the_wire() -> None:

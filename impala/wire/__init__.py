@@ -12,6 +12,7 @@ from impala.wire.assignments import (
     spec_digest,
 )
 from impala.wire.compression import Compressor
+from impala.wire.message_sizes import max_submission_bytes
 from impala.wire.parameters import decode_parameters, encode_parameters
 from impala.wire.tensors import MAX_MESSAGE_BYTES, decode_tensor, encode_tensor
 from impala.wire.unrolls import decode_episodes, decode_times, decode_unroll, encode_episodes, encode_times, encode_unroll
@@ -33,5 +34,6 @@ __all__ = [
     "encode_tensor",
     "encode_times",
     "encode_unroll",
+    "max_submission_bytes",
     "spec_digest",
 ]

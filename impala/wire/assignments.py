@@ -9,8 +9,8 @@ from typing import Any
 from impala.config import AgentConfig, EnvironmentConfig, NetworkConfig, network_from_json
 from impala.errors import ConfigError, InvalidMessage
 from impala.specs import TASK, EntrySpec, EnvironmentSpec, UnrollSpec
+from impala.wire.message_sizes import max_submission_bytes
 from impala.wire.spaces import decode_actions, decode_entries, encode_actions, encode_entries
-from impala.wire.tensors import MAX_MESSAGE_BYTES
 from protos import impala_pb2 as pb
 
 PROTOCOL_VERSION = 1
@@ -82,7 +82,7 @@ def encode_assignment(assignment: Assignment) -> pb.JoinResponse:
         state_specs=encode_entries(spec.state),
         actions=encode_actions(spec.environment.actions),
         seed=assignment.seed,
-        max_message_bytes=MAX_MESSAGE_BYTES,
+        max_message_bytes=max_submission_bytes(spec),
         max_in_flight=assignment.max_in_flight,
         max_on_the_way=assignment.max_on_the_way,
         max_environments=spec.max_environments,
