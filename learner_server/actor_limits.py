@@ -32,12 +32,12 @@ class ActorLimits:
     """The limits; without arguments there are none. Counts what there is of each; of the event loop alone.
 
     Attributes:
-        calls_per_second: of one actor. A few beyond it are made to wait, which slows whoever waits for answers, and more are refused.
+        calls_per_second: of one actor. A few beyond it are made to wait, which slows whoever waits for answers; more are refused.
         unrolls: of one actor that may wait for a place in the queue at once.
         unroll_bytes: of one actor's unrolls that wait, once decompressed. One unroll may wait however large it is.
         all_bytes: the same of all actors together.
-        refusal_seconds: for which the answer to a call over a limit is held back, without its message: who asks again at once is not
-            answered any faster, and with HTTP/2's limit on calls at once such a connection can make few of them.
+        refusal_seconds: for which the answer to a call over a limit is held back, without its message: who asks again at once is
+            not answered any faster, and with HTTP/2's limit on calls at once such a connection can make few of them.
     """
 
     calls_per_second: float = math.inf

@@ -11,7 +11,7 @@ _KEPT = 512
 
 
 def make_room_for(connections: int) -> int:
-    """Returns how many connections each port may have: as many as asked for, or fewer where the system does not grant as many files.
+    """Returns how many connections each port may have: as many as asked for, or fewer where the system grants fewer files.
 
     Raises the process's limit as far as that takes.
 

@@ -21,7 +21,7 @@ class Intake:
     """Places for messages that are being received. Of the event loop alone.
 
     A message has so many seconds to come whole. Where all places are taken, newcomers wait for one, in order and unread: of those
-    the machine holds no more than HTTP/2 sends ahead. For each that waits, one of those that have a place, the oldest first, is given
+    the machine holds no more than HTTP/2 sends ahead. For each that waits, one of those that have a place, the oldest first, has
     `seconds_when_full` in all: senders that drip their messages cannot keep others out.
 
     Args:

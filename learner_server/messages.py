@@ -80,5 +80,5 @@ class Messages(grpc.aio.ServerInterceptor):
             del message  # the answer may have to wait, and others wait too
             return await call
 
-        # As of a stream, though one message comes: then the handler runs before that is received. No deserialiser: it gets the bytes.
+        # As of a stream, though one message comes: the handler then runs before that is received. No deserialiser: it gets bytes.
         return grpc.stream_unary_rpc_method_handler(answer, response_serializer=handler.response_serializer)

@@ -10,16 +10,16 @@ from impala.wire.tensors import MAX_MESSAGE_BYTES
 _TENSOR_BYTES = 128
 # Of a finished episode: a double, and a count of up to ten bytes, with their tags.
 _EPISODE_BYTES = 24
-# Identity, digest, times and version take less than a kilobyte. The rest is room for messages that are a little wrong, so that their
-# senders are told which field it is.
+# Identity, digest, times and version take less than a kilobyte. The rest is room for messages that are a little wrong, so
+# that their senders are told which field it is.
 _SLACK_BYTES = 64 * 1024
 
 
 def max_submission_bytes(spec: UnrollSpec) -> int:
     """Returns what no valid SubmitTrajectoryRequest of a run exceeds, nor any other message to its learner.
 
-    That is the widest unroll with its tensors raw, for compressed ones are sent where they are smaller alone, and an episode's end at
-    every step; MAX_MESSAGE_BYTES at most.
+    That is the widest unroll with its tensors raw, for compressed ones are sent only where they are smaller, and an episode's end
+    at every step; MAX_MESSAGE_BYTES at most.
     """
     observations, actions = spec.environment.observations, spec.environment.actions
     # is_first; then reward, termination, log-probability and what may have ended.
