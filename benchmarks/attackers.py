@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 import grpc
 import zstandard
 
-from benchmarks.raw_http2 import PREFACE, begin_call, is_closed, part_of_message
+from benchmarks.raw_http2 import PREFACE, begin_call, begin_message, is_closed, part_of_message
 from benchmarks.scale import synthetic_unroll
 from protos import impala_pb2 as pb
 from protos import impala_pb2_grpc as pb_grpc
@@ -169,7 +169,7 @@ class GzipBombs(Attacker):
 
 
 class Connections(Attacker):
-    """Holds 10,000 connections, half of them silent and half with HTTP/2's preface; those that are closed it opens again, 200 a second."""
+    """Holds 10,000 connections, half silent, half with HTTP/2's preface; opens those that are closed again, 200 a second."""
 
     wanted = 10_000
 
@@ -218,7 +218,7 @@ class Drippers(Attacker):
 
     async def run(self) -> None:
         held: list[socket.socket] = []
-        opening = PREFACE + begin_call("SubmitTrajectory", 1, self.target.bearer) + part_of_message(b"\0" + (20_000).to_bytes(4, "big"), 1)
+        opening = PREFACE + begin_call("SubmitTrajectory", 1, self.target.bearer) + begin_message(20_000, 1)
         while True:
             await asyncio.sleep(0.5)
             if not self.attacks:

@@ -2,10 +2,10 @@
 
     python -m benchmarks.hostile --output benchmarks/hostile.json
 
-For each attacker of benchmarks/attackers.py a run of the preset cartpole with local actors and a token, in intervals that take turns:
-undisturbed and beside the attacker, which has the lowest priority and a bounded rate, for it is on the same processors. Also stated:
-what the learner answered and refused, its memory and its open files. Exit code 1 where training is slower than asked for, the learner
-ends, or memory or files grow beyond their bounds.
+For each attacker of benchmarks/attackers.py a run of the preset cartpole with local actors and a token, in intervals that take
+turns: undisturbed and beside the attacker, which has the lowest priority and a bounded rate, for it is on the same processors. Also
+stated: what the learner answered and refused, its memory and its open files. Exit code 1 where training is slower than asked for,
+the learner ends, or its memory grows beyond bounds.
 """
 
 import argparse
@@ -118,7 +118,7 @@ def _interval(orders: Connection, metrics: Path, learner: int, attacker: int, *,
         "learner_cores": round((processor_seconds(learner) - used[0]) / took, 2),
         "attacker_cores": round((processor_seconds(attacker) - used[1]) / took, 2),
         "mebibytes": round(resident_bytes(learner) / 2**20),
-        "files": len(os.listdir(f"/proc/{learner}/fd")),
+        "files": sum(1 for _ in Path(f"/proc/{learner}/fd").iterdir()),
     }
 
 
@@ -141,7 +141,7 @@ def main() -> None:
         kept = json.loads(arguments.output.read_text())["attackers"] if arguments.output.exists() else {}
         record = {
             "command": f"python -m benchmarks.hostile {' '.join(sys.argv[1:])}",
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}",
+            "machine": f"{os.cpu_count()} x {platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}",
             "attackers": {**kept, **results},
         }
         arguments.output.write_text(json.dumps(record, indent=1) + "\n")

@@ -104,7 +104,7 @@ class LearnerConfig:
     max_envs: int = 1024
     """Most environments that one actor may step. Decides how large a message may be."""
     max_calls_per_second: int = 1000
-    """Of one actor, all calls together; those of a second may be made up for after a pause. What is over is slowed, then refused."""
+    """Of one actor, all calls together; those of a second may be made up for after a pause. More are slowed, then refused."""
     max_actor_mebibytes: int = 256
     """Of one actor's unrolls that wait for a place in the queue. One may wait however large it is."""
     max_line_mebibytes: int = 4096
