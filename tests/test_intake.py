@@ -107,6 +107,10 @@ def test_who_gives_up_in_line_leaves_it() -> None:
         await senders[0].end()
         await senders[2].has_place.wait()
         await senders[2].end()
+        newcomer = Sender(intake)
+        await settle()
+        assert newcomer.has_place.is_set()
+        await newcomer.end()
 
     run(main())
 
@@ -115,14 +119,13 @@ def test_who_gives_up_in_line_leaves_it() -> None:
 def test_no_place_is_lost_on_somebody_who_gives_up_as_it_becomes_free(order: str) -> None:
     async def main() -> None:
         intake = Intake(1, seconds=NEVER, seconds_when_full=NEVER)
-        first, second = Sender(intake), Sender(intake)
-        await settle()
-        if order == "place first":
-            await first.end()
-            second.task.cancel()
-        else:
-            second.task.cancel()
-            await first.end()
+        async with intake.place():
+            second = Sender(intake)
+            await settle()
+            if order == "cancelled first":
+                second.task.cancel()
+        # Neither leaving nor cancelling lets another task run.
+        second.task.cancel()
         await settle()
         assert second.task.cancelled()
         third = Sender(intake)
