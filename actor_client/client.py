@@ -154,6 +154,8 @@ class LearnerClient:
         self._assignment: Assignment | None = None
         self._compressor: Compressor | None = None
         self._joining = threading.Lock()
+        # Assignments that the learner has given so far.
+        self._joins = 0
         self._changed = threading.Condition()
         self._parameters: Parameters | None = None
         self._newest_version = 1
@@ -189,7 +191,9 @@ class LearnerClient:
         if response.redirect and not stay:
             self._redirect = Redirect(response.redirect)
             return self._redirect
-        return decode_assignment(response)
+        assignment = decode_assignment(response)
+        self._joins += 1
+        return assignment
 
     def start(self, assignment: Assignment) -> None:
         """Starts fetching weights and sending unrolls for an assignment."""
@@ -423,8 +427,9 @@ class LearnerClient:
         With `rejoin`, an answer of FAILED_PRECONDITION leads to a new Join first; None is returned when the learner has something
         else to run.
         """
-        backoff, complain_at, silent_since = Backoff(), 0.0, time.monotonic()
+        backoff, complain_at, silent_since, joined_again = Backoff(), 0.0, time.monotonic(), False
         while True:
+            joins = self._joins
             try:
                 answer = self._attempt(attempt)
                 self._note_reached(reached=True)
@@ -436,8 +441,11 @@ class LearnerClient:
                 status = error.code()
                 if rejoin and status == grpc.StatusCode.FAILED_PRECONDITION:
                     log.info("joining again: %s", error.details())
-                    if not self._rejoin():
+                    if not self._rejoin(joins):
                         return None
+                    if not joined_again:  # it is back: how long that took is no reason to wait as long once more
+                        backoff.reset()
+                    joined_again = True
                 elif status not in _RETRY:
                     self._refuse(name, error)
                 else:
@@ -481,12 +489,18 @@ class LearnerClient:
     def _refuse(self, name: str, error: grpc.RpcError) -> NoReturn:
         raise Refused(f"{name} refused by {self.address}: {error.code().name}: {error.details()}") from error
 
-    def _rejoin(self) -> bool:
-        """Joins again, one thread at a time; returns whether the assignment is still the same."""
+    def _rejoin(self, joins: int) -> bool:
+        """Joins again, one thread at a time; returns whether the assignment is still the same.
+
+        Args:
+            joins: that had been made before the call that was refused. Where another thread has joined since, once is enough.
+        """
         assert self._assignment is not None
         with self._joining:
             if self._must_stop():
                 return False
+            if self._joins != joins:
+                return True
             # To stay: what is under way is this learner's.
             anew, before = self._join(stay=True), self._assignment
             assert isinstance(anew, Assignment)

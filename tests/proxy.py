@@ -27,6 +27,8 @@ class Proxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self.accepted = 0
+        # Connections that an actor, and that the target, has ended, whether or not the other end has heard of it.
+        self.ended_by_actor = self.ended_by_target = 0
         # One for each direction; set while it passes.
         self._to_target, self._from_target = asyncio.Event(), asyncio.Event()
         self.heal()
@@ -86,9 +88,7 @@ class Proxy:
             far_reader, far_writer = await asyncio.open_connection(*self._target, limit=_CHUNK_BYTES)
             opened.append(far_writer)
             self._writers.add(far_writer)
-            await asyncio.gather(
-                self._pass_on(reader, far_writer, self._to_target), self._pass_on(far_reader, writer, self._from_target)
-            )
+            await asyncio.gather(self._pass_to_target(reader, far_writer), self._pass_from_target(far_reader, writer))
         except (OSError, asyncio.CancelledError):
             pass
         finally:
@@ -97,11 +97,30 @@ class Proxy:
                 self._writers.discard(each)
                 each.transport.abort()
 
+    async def _pass_to_target(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await self._pass_on(reader, writer, self._to_target)
+        self.ended_by_actor += 1
+        await self._end(self._to_target)
+
+    async def _pass_from_target(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await self._pass_on(reader, writer, self._from_target)
+        self.ended_by_target += 1
+        await self._end(self._from_target)
+
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passes: asyncio.Event) -> None:
-        while chunk := await reader.read(_CHUNK_BYTES):
+        """Returns when the reader's end of the connection is over."""
+        while chunk := await self._read(reader):
             await passes.wait()
             writer.write(chunk)
             await writer.drain()
+
+    async def _read(self, reader: asyncio.StreamReader) -> bytes:
+        try:
+            return await reader.read(_CHUNK_BYTES)
+        except OSError:  # reset
+            return b""
+
+    async def _end(self, passes: asyncio.Event) -> None:
         await passes.wait()
         # gRPC closes a connection in both directions at once.
         raise ConnectionResetError
