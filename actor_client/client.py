@@ -45,6 +45,9 @@ _OPTIONS = (
     # A learner that is gone without a word is noticed within 20 s.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    # While gRPC waits for an answer to a ping of its own that measures the bandwidth, it sends none to see who is there; it waits a
+    # minute unless told otherwise.
+    ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     # A learner that restarted is found again within seconds; gRPC's own ceiling is two minutes.

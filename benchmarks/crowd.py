@@ -104,7 +104,9 @@ def main() -> None:
         def tell(event: str, name: str = f"{arguments.name}-{index}", **fields: Any) -> None:
             lines.put(json.dumps({"at": time.monotonic(), "actor": name, "event": event, **fields}))
 
-        client = Witness(arguments.learner, actor_id=f"{arguments.name}-{index}", incarnation=time.time_ns(), host="crowd", tell=tell)
+        client = Witness(
+            arguments.learner, actor_id=f"{arguments.name}-{index}", incarnation=time.time_ns(), host="crowd", tell=tell
+        )
         clients.append(client)
         after = random.random() * _START_SECONDS if arguments.actors > 1 else 0.0  # noqa: S311
         options = {"idle": arguments.idle, "start_after": after}

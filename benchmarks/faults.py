@@ -27,7 +27,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from benchmarks.stage import Stage, stage, wait_for
+from benchmarks.stage import stage, wait_for
 from protos import impala_pb2 as pb
 
 _NOTICE_SECONDS = 30.0
@@ -130,12 +130,12 @@ def impairment(arguments: argparse.Namespace, **faults: float) -> dict[str, Any]
         time.sleep(_STEADY_SECONDS)
         rates: dict[str, list[float]] = {"clean": [], "faulty": []}
         for _ in range(3):
-            for name in rates:
+            for name, measured in rates.items():
                 on.link.set_faults(**(faults if name == "faulty" else {}))
                 time.sleep(1.0)
                 first, began = on.last()["env_steps"], time.monotonic()
                 time.sleep(_RATE_SECONDS)
-                rates[name].append(round((on.last()["env_steps"] - first) / (time.monotonic() - began)))
+                measured.append(round((on.last()["env_steps"] - first) / (time.monotonic() - began)))
         assert all(actor.poll() is None for actor in actors)
         ratio = round(statistics.median(rates["faulty"]) / statistics.median(rates["clean"]), 3)
         result = {"faults": faults, "round_trip_ms": 20, "steps_per_second": rates, "ratio": ratio, **on.link.traffic()}

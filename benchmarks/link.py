@@ -9,7 +9,6 @@ virtual machines often come without netem.
 import asyncio
 import fcntl
 import os
-import random
 import struct
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 
 LEARNER, ACTORS = "10.77.0.1", "10.77.0.2"
 
@@ -42,7 +42,7 @@ class Direction:
     target: int
     delay: float
     seconds_per_byte: float
-    random: random.Random = field(default_factory=lambda: random.Random(0))  # noqa: S311 - faults, not secrets
+    random: Random = field(default_factory=lambda: Random(0))  # noqa: S311 - faults, not secrets
     loss: float = 0.0
     late: float = 0.0
     late_seconds: float = 0.0
@@ -121,7 +121,7 @@ def linked(round_trip: float, megabits: float, *, seed: int = 0) -> Iterator[Lin
     with ExitStack() as open_ones:
         devices = [open_ones.enter_context(namespace(name, address)) for name, address in ((here, LEARNER), (there, ACTORS))]
         to_actors, to_learner = (
-            Direction(*pair, round_trip / 2, 8.0 / (megabits * 1e6), random.Random(f"{seed} {name}"))  # noqa: S311
+            Direction(*pair, round_trip / 2, 8.0 / (megabits * 1e6), Random(f"{seed} {name}"))  # noqa: S311
             for pair, name in ((devices, "to actors"), (devices[::-1], "to learner"))
         )
         loop = asyncio.new_event_loop()

@@ -39,6 +39,9 @@ _OPTIONS = (
     # A peer that is gone without a word is noticed within half a minute.
     ("grpc.keepalive_time_ms", 15_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    # While gRPC waits for an answer to a ping of its own that measures the bandwidth, it sends none to see who is there; it waits a
+    # minute unless told otherwise.
+    ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     # Actors ping every 10 s; without this the server answers such zeal with GOAWAY.
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),

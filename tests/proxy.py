@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from typing import Any
 
 _CHUNK_BYTES = 65_536
+# That wait in a silent direction; beyond that the sender's kernel holds on to what it has.
+_CHUNKS_HELD = 64
 
 
 class Proxy:
@@ -88,7 +90,10 @@ class Proxy:
             far_reader, far_writer = await asyncio.open_connection(*self._target, limit=_CHUNK_BYTES)
             opened.append(far_writer)
             self._writers.add(far_writer)
-            await asyncio.gather(self._pass_to_target(reader, far_writer), self._pass_from_target(far_reader, writer))
+            await asyncio.gather(
+                self._pass_on(reader, far_writer, self._to_target, self._note_end_by_actor),
+                self._pass_on(far_reader, writer, self._from_target, self._note_end_by_target),
+            )
         except (OSError, asyncio.CancelledError):
             pass
         finally:
@@ -97,33 +102,36 @@ class Proxy:
                 self._writers.discard(each)
                 each.transport.abort()
 
-    async def _pass_to_target(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await self._pass_on(reader, writer, self._to_target)
-        self.ended_by_actor += 1
-        await self._end(self._to_target)
+    async def _pass_on(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passes: asyncio.Event, note_end: Callable[[], None]
+    ) -> None:
+        waiting: asyncio.Queue[bytes] = asyncio.Queue(_CHUNKS_HELD)
 
-    async def _pass_from_target(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await self._pass_on(reader, writer, self._from_target)
-        self.ended_by_target += 1
-        await self._end(self._from_target)
+        async def take() -> None:
+            try:
+                while chunk := await reader.read(_CHUNK_BYTES):
+                    await waiting.put(chunk)
+            except ConnectionResetError:
+                pass
+            note_end()
+            await waiting.put(b"")
 
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passes: asyncio.Event) -> None:
-        """Returns when the reader's end of the connection is over."""
-        while chunk := await self._read(reader):
+        async def give() -> None:
+            while chunk := await waiting.get():
+                await passes.wait()
+                writer.write(chunk)
+                await writer.drain()
             await passes.wait()
-            writer.write(chunk)
-            await writer.drain()
+            # gRPC ends a connection in both directions at once.
+            raise ConnectionResetError
 
-    async def _read(self, reader: asyncio.StreamReader) -> bytes:
-        try:
-            return await reader.read(_CHUNK_BYTES)
-        except OSError:  # reset
-            return b""
+        await asyncio.gather(take(), give())
 
-    async def _end(self, passes: asyncio.Event) -> None:
-        await passes.wait()
-        # gRPC closes a connection in both directions at once.
-        raise ConnectionResetError
+    def _note_end_by_actor(self) -> None:
+        self.ended_by_actor += 1
+
+    def _note_end_by_target(self) -> None:
+        self.ended_by_target += 1
 
     def _do(self, work: Callable[[], Any]) -> Any:
         async def run() -> Any:
