@@ -102,6 +102,10 @@ bench: setup .venv-peers/.ready ## Measure all of docs/performance.md, beside pe
 	-$(BIN)/python -m benchmarks.ingest --megabits 100 --at-least 62500 --output benchmarks/ingest-100-megabits.json
 	$(BIN)/python -m benchmarks.summary
 
+.PHONY: faults
+faults: setup ## Break the network and stop actors, and see what it costs; writes benchmarks/faults.json (half an hour; takes root)
+	$(BIN)/python -m benchmarks.faults --seed 0 --output benchmarks/faults.json
+
 PEERS = .venv-peers/bin/python
 
 .venv-peers/.ready: benchmarks/peers/requirements.txt

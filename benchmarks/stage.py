@@ -19,7 +19,7 @@ from run_directory.layout import RunDirectory
 
 PORT = 50051
 ADDRESS = f"{LEARNER}:{PORT}"
-_PATIENCE_SECONDS = 120.0
+_PATIENCE_SECONDS = 300.0
 _FLAGS = [
     *("--preset", "cartpole", "--total-steps", "1000000000", "--stop-at-return", "1e9", "--listen", ADDRESS, "--insecure"),
     *("--checkpoint-seconds", "0.5", "--log-seconds", "0.2"),
