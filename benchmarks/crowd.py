@@ -23,17 +23,16 @@ from actor_client import client as client_module
 from actor_client.client import Closed, LearnerClient, Redirect
 from impala.unroll import Unroll
 
-_LENGTH = 20
 _START_SECONDS = 5.0
 
 
-def synthetic_unroll(environments: int) -> Unroll[np.ndarray]:
+def synthetic_unroll(length: int, environments: int) -> Unroll[np.ndarray]:
     """Returns an unroll that could be CartPole's, of random content."""
     generator = np.random.default_rng(0)
-    rows = (_LENGTH, environments)
+    rows = (length, environments)
     return Unroll(
-        observations={"observation": generator.normal(size=(_LENGTH + 1, environments, 4)).astype(np.float32)},
-        is_first=np.zeros((_LENGTH + 1, environments), np.bool_),
+        observations={"observation": generator.normal(size=(length + 1, environments, 4)).astype(np.float32)},
+        is_first=np.zeros((length + 1, environments), np.bool_),
         actions=generator.integers(0, 2, size=rows),
         rewards=np.ones(rows, np.float32),
         terminated=np.zeros(rows, np.bool_),
@@ -67,19 +66,19 @@ class Witness(LearnerClient):
 def act(client: LearnerClient, environments: int, pause: float, *, idle: bool, start_after: float) -> None:
     """Joins and sends unrolls until the client is closed; an idle one stays connected and sends none."""
     time.sleep(start_after)
-    unroll = synthetic_unroll(environments)
     try:
         assignment = client.join(environments)
         assert not isinstance(assignment, Redirect)
         client.start(assignment)
+        unroll = synthetic_unroll(assignment.unroll_spec.unroll_length, environments)
         while (parameters := client.next_parameters()) is not None:
             if idle:
                 return
             unroll.parameter_version[:] = parameters.version
             began = time.monotonic()
+            time.sleep(pause)
             if not client.submit(unroll, [], began):
                 return
-            time.sleep(max(0.0, began + pause - time.monotonic()))
     except Closed:
         pass
 
@@ -90,7 +89,7 @@ def main() -> None:
     parser.add_argument("--actors", type=int, default=1)
     parser.add_argument("--name", default="crowd", help="their names are this and a number")
     parser.add_argument("--environments", type=int, default=1, help="of each unroll")
-    parser.add_argument("--pause", type=float, default=0.0, help="seconds from one unroll's start to the next's, of each actor")
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds that collecting an unroll takes")
     parser.add_argument("--idle", action="store_true", help="join, stay connected and send nothing")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.ERROR)

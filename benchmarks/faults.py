@@ -8,7 +8,7 @@ Plays, each on a new learner (preset cartpole) behind a simulated link (benchmar
 - reset: every connection is reset, three times
 - loss, reordering: 5% of packets lost; 20% up to 8 ms late; both beside a clean link of the same delay
 - partition: the only actor is cut off for --partition-seconds
-- stopped-in-line, stopped-half-sent: an actor stands still for --stop-seconds (SIGSTOP), and wakes
+- stopped-collecting, stopped-half-sent: an actor stands still for --stop-seconds (SIGSTOP), and wakes
 - stampede: the learner of --crowd actors is killed and started again
 
 Needs Linux, root and iproute2. Exit code 1 where something asked for is missed: noticed within 30 s, a stopped actor's unroll
@@ -44,12 +44,14 @@ def black_hole(arguments: argparse.Namespace, how: list[str]) -> dict[str, Any]:
         time.sleep(_STEADY_SECONDS)
         descriptors, before, updates = on.descriptors(), on.rate("other", _RATE_SECONDS), on.last()["learner_updates"]
         on.link.break_off(broken=True)
+        steps, cut = on.steps_of("other"), time.monotonic()
         noticed = _first_times(
             _NOTICE_SECONDS + 15.0,
             actor_has_let_go=lambda: not on.seen_from_actors(),
             learner_has_let_go=lambda: not on.seen_from_learner(),
             actor_not_counted=lambda: on.last()["actors"] == 1,
         )
+        unnoticed = round((on.steps_of("other") - steps) / (time.monotonic() - cut))
         told = on.events(victim, "reached", reached=False)
         during, without = on.rate("other", _RATE_SECONDS), on.descriptors()
         back = time.monotonic()
@@ -57,8 +59,8 @@ def black_hole(arguments: argparse.Namespace, how: list[str]) -> dict[str, Any]:
         result = {
             "seconds_until": noticed,
             "client_told_its_actor": bool(told),
-            "descriptors": {"before": descriptors, "cut_off": without},
-            "other_steps_per_second": {"before": before, "cut_off": during},
+            "learner_descriptors": {"before": descriptors, "cut_off": without},
+            "other_steps_per_second": {"before": before, "until_noticed": unnoticed, "later": during},
             "longest_time_without_an_update": on.longest_pause(updates),
         }
         if "--idle" not in how:
@@ -179,12 +181,13 @@ def partition(arguments: argparse.Namespace) -> dict[str, Any]:
         return result
 
 
-def stopped(arguments: argparse.Namespace, how: str) -> dict[str, Any]:
-    """Stops an actor whose unroll is in line, or half sent, and wakes it after so long that its weights are old."""
-    # A half sent unroll: 1,024 environments' are most of a second on such a link.
-    half_sent = how == "half-sent"
-    flags, megabits = (["--environments", "1024" if half_sent else "32"], 4.0 if half_sent else 100.0)
-    with stage("--max-policy-lag", "200", megabits=megabits, seed=arguments.seed) as on:
+def stopped(arguments: argparse.Namespace, *, half_sent: bool) -> dict[str, Any]:
+    """Stops an actor that collects while an unroll of its own is under way, or has half sent one, until its weights are old."""
+    # 1,024 environments' unrolls of 100 steps take seconds on such a link, and are more than what may be sent unasked.
+    length, environments, megabits, pause = ("100", "1024", 4.0, "0") if half_sent else ("20", "32", 100.0, "0.05")
+    flags = ["--environments", environments, "--pause", pause]
+    limits = ["--max-policy-lag", "200", "--max-in-flight", "1" if half_sent else "2", "--unroll-length", length]
+    with stage(*limits, megabits=megabits, seed=arguments.seed) as on:
         on.actor(on.link.learner, "other")
         victim = on.crowd(on.link.actors, "--name", "victim", *flags)
         wait_for(lambda: on.events(victim, "answered", accepted=True) and on.steps_of("other"), "both actors")
@@ -214,7 +217,7 @@ def stopped(arguments: argparse.Namespace, how: str) -> dict[str, Any]:
             "unbalanced": on.unbalanced(),
         }
         told_stale = any(each["reason"] == pb.REASON_STALE for each in answers)
-        # One that was in line was trained on, and is told so; the next, collected with the old weights, is the stale one.
+        # One that was whole and in line was trained on, and is told so; what was half sent or being collected is the stale one.
         result["told_stale"] = told_stale
         result["met"] = told_stale and result["stale_steps_counted"] > 0 and not result["unbalanced"]
         return result
@@ -291,8 +294,8 @@ PLAYS: dict[str, Any] = {
     "reset": reset,
     "loss": lambda arguments: impairment(arguments, loss=0.05),
     "reordering": lambda arguments: impairment(arguments, late=0.2, late_seconds=0.008),
-    "stopped-in-line": lambda arguments: stopped(arguments, "in-line"),
-    "stopped-half-sent": lambda arguments: stopped(arguments, "half-sent"),
+    "stopped-collecting": lambda arguments: stopped(arguments, half_sent=False),
+    "stopped-half-sent": lambda arguments: stopped(arguments, half_sent=True),
     "stampede": stampede,
     "partition": partition,
 }
