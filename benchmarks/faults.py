@@ -183,12 +183,13 @@ def partition(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def stopped(arguments: argparse.Namespace, *, half_sent: bool) -> dict[str, Any]:
     """Stops an actor that collects while an unroll of its own is under way, or has half sent one, until its weights are old."""
-    # 1,024 environments' unrolls of 100 steps take seconds on such a link, and are more than what may be sent unasked.
+    # 1,024 environments' unrolls of 100 steps take seconds on such a link, and are more than the kernel sends on its own.
     length, environments, megabits, pause = ("100", "1024", 4.0, "0") if half_sent else ("20", "32", 100.0, "0.05")
     flags = ["--environments", environments, "--pause", pause]
     limits = ["--max-policy-lag", "200", "--max-in-flight", "1" if half_sent else "2", "--unroll-length", length]
     with stage(*limits, megabits=megabits, seed=arguments.seed) as on:
         on.actor(on.link.learner, "other")
+        on.bound_send_buffers(65_536)
         victim = on.crowd(on.link.actors, "--name", "victim", *flags)
         wait_for(lambda: on.events(victim, "answered", accepted=True) and on.steps_of("other"), "both actors")
         time.sleep(_STEADY_SECONDS)

@@ -115,6 +115,11 @@ class Stage:
         """Returns the connections with the far end of the link, as the learner sees them."""
         return self.connections(self.link.learner, ACTORS)
 
+    def bound_send_buffers(self, most: int) -> None:
+        """Has the far end's kernel hold at most so many bytes that a connection has still to send; for connections to come."""
+        command = ["ip", "netns", "exec", self.link.actors, "tee", "/proc/sys/net/ipv4/tcp_wmem"]
+        subprocess.run(command, input=f"4096 16384 {most}", check=True, stdout=subprocess.DEVNULL, text=True)
+
     def reset_connections(self) -> None:
         """Resets every connection of the learner, on both its sides."""
         _ss(self.link.learner, "-Kt", "state", "established", "sport", f":{PORT}")
