@@ -228,7 +228,7 @@ def stampede(arguments: argparse.Namespace) -> dict[str, Any]:
     """Kills a learner that has many actors, starts it again, and watches them return."""
     with stage("--max-in-flight", str(arguments.in_flight), seed=arguments.seed) as on:
         each = arguments.crowd // 2
-        flags = ["--actors", str(each), "--environments", "1", "--pause", "2"]
+        flags = ["--actors", str(each), "--environments", "1", "--pause", str(arguments.pause)]
         crowds = [on.crowd(on.link.learner, "--name", name, *flags) for name in ("a", "b")]
 
         def count(event: str, since: float, **fields: Any) -> int:
@@ -255,6 +255,7 @@ def stampede(arguments: argparse.Namespace) -> dict[str, Any]:
         return {
             "actors": 2 * each,
             "max_in_flight": arguments.in_flight,
+            "seconds_to_collect": arguments.pause,
             "seconds_from_kill_to_listening": round(listens - killed, 2),
             "joins": len(joins),
             "join_attempts": len(attempts),
@@ -309,6 +310,7 @@ def main() -> None:
     parser.add_argument("--partition-seconds", type=float, default=600.0)
     parser.add_argument("--stop-seconds", type=float, default=60.0)
     parser.add_argument("--crowd", type=int, default=1000, help="actors of the stampede")
+    parser.add_argument("--pause", type=float, default=5.0, help="seconds that each of them takes to collect an unroll")
     parser.add_argument("--in-flight", type=int, default=1, help="unrolls that each of them may have under way")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
