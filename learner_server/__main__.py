@@ -83,16 +83,18 @@ def _check_installed() -> None:
 
 
 def _stop_on_signals(*, in_group: bool) -> threading.Event:
-    """Returns an event that SIGTERM and Ctrl-C set. A second signal has its usual effect, for whoever cannot wait.
+    """Returns an event that SIGTERM and Ctrl-C set. A second Ctrl-C has its usual effect, for whoever cannot wait.
 
     But in a group, where every process hears of a Ctrl-C twice: from the terminal, and from torchrun, which kills those that take
-    too long.
+    too long. Likewise SIGTERM, which supervisors may send to a group of processes and to each of them; they have SIGKILL.
     """
     stop = threading.Event()
 
     def handle(number: int, _: FrameType | None) -> None:
         stop.set()
-        if not in_group:
+        if number == signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
+        elif not in_group:
             signal.signal(number, signal.SIG_DFL)
 
     signal.signal(signal.SIGTERM, handle)

@@ -1,12 +1,14 @@
 """Actor processes on the learner's own machine: started with it, looked after, and ended with it."""
 
 import logging
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from impala.errors import ImpalaError
 
@@ -43,8 +45,6 @@ class LocalActors:
     def __init__(self, count: int, address: str, logs: Path, *, flags: Sequence[str] = ()) -> None:
         self._flags = ["--learner", address, *flags]
         self._logs = logs
-        if count:
-            logs.mkdir(exist_ok=True)
         self._actors = [_Local(self._start(index), time.monotonic()) for index in range(count)]
 
     def look_after(self) -> None:
@@ -84,15 +84,25 @@ class LocalActors:
 
     def _start(self, index: int) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "actor_client", *self._flags, "--name", f"local-{index}", "--end-with-stdin"]
-        with self._log_path(index).open("ab") as output:
+        with self._output(index) as output:
             # A new session, so that Ctrl-C reaches the learner alone, which ends its actors in order.
             return subprocess.Popen(  # noqa: S603 - our own module, with arguments made here
                 command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )
 
+    def _output(self, index: int) -> BinaryIO:
+        """Returns where an actor prints to: its file, or nowhere where the disk fails, for it can train without."""
+        try:
+            self._logs.mkdir(parents=True, exist_ok=True)
+            return self._log_path(index).open("ab")
+        except OSError as error:
+            log.error("local actor %d starts without a log: cannot write to %s: %s", index, self._logs, error.strerror)
+            return Path(os.devnull).open("ab")
+
     def _log_path(self, index: int) -> Path:
         return self._logs / f"actor-{index}.log"
 
     def _last_words(self, index: int) -> str:
-        lines = self._log_path(index).read_text(errors="replace").strip().splitlines()
+        path = self._log_path(index)
+        lines = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
         return lines[-1] if lines else f"it printed nothing ({self._log_path(index)})"

@@ -1,6 +1,6 @@
 """What a run measures: gathered step by step, written once a log interval to `metrics.jsonl` and TensorBoard."""
 
-import json
+import logging
 import math
 import threading
 import time
@@ -15,7 +15,12 @@ import torch
 
 from impala.losses import ImpalaLoss
 from impala.unroll import ActorTimes
+from learner_server.disk_failures import DiskFailures
+from learner_server.events import EventWriter
 from learner_server.learner import StepReport
+from run_directory.journal import JournalWriter
+
+log = logging.getLogger(__name__)
 
 # All but what is there for each row of the batch.
 _LOSS_FIELDS = tuple(field.name for field in fields(ImpalaLoss) if field.name not in {"vs", "valid"})
@@ -131,38 +136,44 @@ class Rate:
 
 
 class MetricsWriter:
-    """Appends to `metrics.jsonl` and to TensorBoard event files. Numbers that are not finite are written as null."""
+    """Appends to `metrics.jsonl` and to TensorBoard event files. Numbers that are not finite are written as null.
+
+    A disk that fails stops nobody: lines are kept aside until it takes them, TensorBoard goes without, and `failures` counts.
+
+    Args:
+        metrics, tensorboard: the file, and the folder of event files.
+    """
 
     def __init__(self, metrics: Path, tensorboard: Path) -> None:
-        # Late: it takes most of a second to import, and only a learner that is about to train needs it.
-        from torch.utils.tensorboard import SummaryWriter
-
-        torn = metrics.exists() and not metrics.read_bytes().endswith(b"\n") and metrics.stat().st_size > 0
-        self._file = metrics.open("a", encoding="utf-8")
-        if torn:  # a killed process's last line is lost, but must not take ours with it
-            self._file.write("\n")
-        self._events = SummaryWriter(str(tensorboard))
+        self.failures = DiskFailures()
+        self._journal = JournalWriter(metrics)
+        self._events = EventWriter(tensorboard)
 
     def write(self, figures: dict[str, Any]) -> None:
         """Writes one object; scalars go to TensorBoard under the same names, by `env_steps`."""
         clean = {name: _finite_or_none(value) for name, value in figures.items()}
-        self._file.write(json.dumps(clean) + "\n")
-        self._file.flush()
-        for name, value in clean.items():
-            if name.endswith("_by_task"):
-                for task, entry in enumerate(value):
-                    self._add_scalar(f"{name}/{task}", entry, clean["env_steps"])
-            elif name != "env_steps":
-                self._add_scalar(name, value, clean["env_steps"])
-
-    def _add_scalar(self, name: str, value: Any, env_steps: int) -> None:
-        if isinstance(value, int | float):
-            self._events.add_scalar(name, value, env_steps)
+        with self.failures.survived("metrics"):
+            self._journal.append(clean)
+        with self.failures.survived("tensorboard"):
+            self._events.write(_scalars(clean), clean["env_steps"])
 
     def close(self) -> None:
-        """Flushes and closes both."""
-        self._file.close()
-        self._events.close()
+        """Tries once more to write what was kept aside."""
+        with self.failures.survived("metrics"):
+            self._journal.retry()
+        if self._journal.aside:
+            log.error("metrics: the last %d lines could not be written", self._journal.aside)
+
+
+def _scalars(figures: Mapping[str, Any]) -> dict[str, float]:
+    """Returns the numbers among the figures by name, those that are lists by task as one for each task."""
+    named: dict[str, Any] = {}
+    for name, value in figures.items():
+        if name.endswith("_by_task"):
+            named.update({f"{name}/{task}": entry for task, entry in enumerate(value)})
+        elif name != "env_steps":
+            named[name] = value
+    return {name: value for name, value in named.items() if isinstance(value, int | float)}
 
 
 def _finite_or_none(value: Any) -> Any:

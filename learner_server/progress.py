@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -65,18 +65,31 @@ class ProgressDisplay:
         # In a table, for a bar by itself ends without a line break, and the row below would run on from it.
         bar = Table.grid(expand=True)
         bar.add_row(ProgressBar(total=self._total_steps, completed=figures["env_steps"]))
-        return Group(f"[bold]{self._title}[/bold]  {figures['seconds']:.0f} s", bar, table)
+        rows: list[RenderableType] = [f"[bold]{self._title}[/bold]  {figures['seconds']:.0f} s", bar, table]
+        if faults := _faults(figures):
+            rows.append(f"[bold red]{faults}[/bold red]")
+        return Group(*rows)
 
     def _line(self, figures: dict[str, Any]) -> str:
         return (
             f"{figures['seconds']:8.1f} s  {figures['env_steps']:>11,} steps  {figures['steps_per_second']:>9,.0f} steps/s  "
             f"return {_number(figures['mean_return_100'], '.1f')}  lag {_number(figures['policy_lag_mean'], '.1f')}  "
             f"queue {figures['queued_trajectories']}  actors {figures['actors']}  left {_duration(self._seconds_left(figures))}"
+            + (f"  {faults}" if (faults := _faults(figures)) else "")
         )
 
     def _seconds_left(self, figures: dict[str, Any]) -> float | None:
         rate = figures["steps_per_second"]
         return max(0, self._total_steps - figures["env_steps"]) / rate if rate else None
+
+
+def _faults(figures: dict[str, Any]) -> str:
+    """Returns what could not be written and how old the newest checkpoint is; nothing where the disk never failed."""
+    failures = [f"{what} {count}" for what, count in figures.get("disk_failures", {}).items() if count]
+    if not failures:
+        return ""
+    age = figures["checkpoint_age_seconds"]
+    return f"disk failures: {', '.join(failures)}; newest checkpoint {'none' if age is None else f'{age:.0f} s old'}"
 
 
 def _number(value: float | None, form: str) -> str:

@@ -21,6 +21,7 @@ COUNTERS = {
     "bytes_received": "Bytes of messages from actors, since this process started.",
 }
 GAUGES = {
+    "checkpoint_age_seconds": "Seconds since the newest whole checkpoint was written.",
     "actors": "Actors that called within the last 10 s.",
     "actor_environment_fraction": "Share of actors' time in the last log interval that went into stepping environments.",
     "actor_inference_fraction": "Share of actors' time in the last log interval that went into choosing actions.",
@@ -32,6 +33,7 @@ GAUGES = {
     "parameter_version": "Version of the newest weights.",
 }
 RETURN = "mean_return_100_by_task"
+FAILURES = "disk_failures"
 
 
 class MetricsPort(Collector):
@@ -73,6 +75,10 @@ class MetricsPort(Collector):
             if mean is not None:
                 returns.add_metric([str(task)], mean)
         yield returns
+        failures = CounterMetricFamily(f"impala_{FAILURES}", "Writes that failed, since this process started.", labels=["what"])
+        for what, count in figures.get(FAILURES, {}).items():
+            failures.add_metric([what], count)
+        yield failures
 
     def close(self) -> None:
         """Stops answering."""

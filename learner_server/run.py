@@ -347,8 +347,11 @@ class _Service:
         lines = [f"{_HEADLINES[end]}: {figures}"]
         if end is End.STOPPED:
             lines.append(f"to go on: the same command with --run-dir {path}")
-        if draw_curve(self._directory.metrics, self._directory.curve, title=title, target=target):
-            lines.append(f"curve: {self._directory.curve}")
+        try:
+            if draw_curve(self._directory.metrics, self._directory.curve, title=title, target=target):
+                lines.append(f"curve: {self._directory.curve}")
+        except OSError as error:  # a picture, and it can be drawn again
+            log.error("curve: cannot write to %s: %s", self._directory.curve, error.strerror)
         lines.append(f"evaluate: impala-evaluate --run-dir {path}")
         for line in lines:
             self._console.print(line, highlight=False, soft_wrap=True)

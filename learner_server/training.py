@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from impala.errors import CheckpointError, Diverged, ImpalaError
+from impala.errors import Diverged, ImpalaError
 from impala.replay import TrajectoryReplay
 from impala.unroll import Unroll, concatenate
 from learner_server.actor_registry import ActorRegistry, merge_registries
 from learner_server.balance import Balance, Door
+from learner_server.checkpoint_keeper import CheckpointKeeper
 from learner_server.config import LearnerConfig
+from learner_server.disk_failures import DiskFailures
 from learner_server.episodes import EpisodeLog
 from learner_server.group import Group
 from learner_server.learner import Learner
@@ -30,7 +32,7 @@ from learner_server.resume import VERSIONS_BETWEEN_LINES, StartingPoint
 from learner_server.rounds import End, Round, Rounds, Standing
 from learner_server.transfer import DeviceBatch
 from learner_server.unroll_queue import StepAccount, UnrollQueue
-from run_directory.checkpoint import Checkpoint, save_checkpoint
+from run_directory.checkpoint import Checkpoint
 from run_directory.layout import RunDirectory
 
 log = logging.getLogger(__name__)
@@ -87,13 +89,14 @@ class Training:
         balance: Balance | None = None,
     ) -> None:
         self._config = config
-        self._directory = directory
         self._learner = learner
         self._queue = queue
         self._store = store
         self._actors = actors
         self._episodes = episodes
         self._writer = writer
+        self._failures = writer.failures if writer is not None else DiskFailures()
+        self._keeper = None if directory is None else _keeper(config, directory, start)
         self._start = start
         self._replay = replay
         self._refused = refused
@@ -120,7 +123,6 @@ class Training:
         self._logged_version = learner.version
         self._saved_version = None if start.checkpoint is None else start.checkpoint.version
         self._next_log = time.monotonic() + config.log_seconds
-        self._next_checkpoint = time.monotonic() + config.checkpoint_seconds
 
     def run(self, stop: threading.Event) -> End:
         """Trains until solved, out of steps, or told to stop; returns which."""
@@ -171,7 +173,7 @@ class Training:
             end=end,
             rate_scale=self._rate_scale(),
             log=logs,
-            save=now >= self._next_checkpoint,
+            save=self._keeper is not None and self._keeper.due,
         )
         everyone = self._group.exchange(standing.numbers())
         return self._rounds.decide([Standing.of_numbers(numbers) for numbers in everyone])
@@ -287,7 +289,8 @@ class Training:
             figures["ended"] = ended
         if self._writer is not None:
             self._writer.write(figures)
-        self._show(figures)
+        with self._failures.survived("console"):
+            self._show(figures)
         return figures
 
     def _report(self) -> dict[str, Any]:
@@ -335,15 +338,13 @@ class Training:
             **actor_shares([report["actor_times"] for report in ranks]),
             "bytes_received": sum(report["bytes_received"] for report in ranks),
             "parameter_encodings": sum(report["parameter_encodings"] for report in ranks),
+            "checkpoint_age_seconds": None if self._keeper is None else self._keeper.age_seconds,
+            "disk_failures": self._failures.counts,
         }
 
     def _save(self) -> None:
-        self._next_checkpoint = time.monotonic() + self._config.checkpoint_seconds
-        try:
+        with self._failures.survived("checkpoint"):
             self.save_or_raise()
-        except CheckpointError as error:
-            # The last whole checkpoint is still there, and the next attempt is a minute away.
-            log.error("%s", error)
 
     def save_or_raise(self) -> None:
         """Writes a checkpoint of this moment, of all ranks.
@@ -354,7 +355,7 @@ class Training:
         """
         ranks = self._group.collect(self._state())
         self._compare([report["weights"] for report in ranks])
-        if self._directory is None:
+        if self._keeper is None:
             self._saved_version = self._learner.version
             return
         account = StepAccount.total([report["account"] for report in ranks])
@@ -382,10 +383,7 @@ class Training:
                 "replay_random_states": [report["replay_random_state"] for report in ranks],
             },
         )
-        try:
-            save_checkpoint(self._directory.checkpoints, checkpoint, keep=self._config.keep_checkpoints)
-        except OSError as error:
-            raise CheckpointError(f"checkpoint: cannot write to {self._directory.checkpoints}: {error.strerror}") from error
+        self._keeper.write(checkpoint)
         self._saved_version = checkpoint.version
 
     def _state(self) -> dict[str, Any]:
@@ -405,3 +403,9 @@ class Training:
         different = [rank for rank, total in enumerate(weights) if total != weights[0]]
         if different:
             raise Diverged(f"version {self._learner.version}: ranks {different} have other weights than rank 0")
+
+
+def _keeper(config: LearnerConfig, directory: RunDirectory, start: StartingPoint) -> CheckpointKeeper:
+    version = None if start.checkpoint is None else start.checkpoint.version
+    folder, seconds, keep = directory.checkpoints, config.checkpoint_seconds, config.keep_checkpoints
+    return CheckpointKeeper(folder, seconds=seconds, keep=keep, version=version)

@@ -64,9 +64,11 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint, *, keep: int) -> Pa
         OSError: the disk is full or not writable; earlier checkpoints are untouched.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    final = directory / f"{_PREFIX}{checkpoint.version:012d}"
-    if final.exists():  # the same weights, saved a moment ago: to replace them would risk the only whole copy
-        return final
+    final = checkpoint_path(directory, checkpoint.version)
+    if final.exists():
+        if _is_whole(final):  # the same weights, saved a moment ago: to replace them would risk the only whole copy
+            return final
+        shutil.rmtree(final)
     temporary = directory / f"{_TEMPORARY}{final.name}"
     for left_behind in directory.glob(f"{_TEMPORARY}*"):  # by processes that were killed while they wrote
         shutil.rmtree(left_behind, ignore_errors=True)
@@ -97,6 +99,11 @@ def _write(directory: Path, checkpoint: Checkpoint) -> None:
     for name, data in content.items():
         write_synced(directory / name, data)
     sync_directory(directory)
+
+
+def checkpoint_path(directory: Path, version: int) -> Path:
+    """Returns where a version's checkpoint is, or would be."""
+    return directory / f"{_PREFIX}{version:012d}"
 
 
 def load_newest_checkpoint(directory: Path) -> Checkpoint | None:
@@ -144,6 +151,14 @@ def _read_verified(path: Path) -> dict[str, bytes]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path.name}: torn ({error!r})") from error
     return content
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        load_checkpoint(path)
+    except CheckpointError:
+        return False
+    return True
 
 
 def _newest_first(directory: Path) -> list[Path]:

@@ -2,6 +2,8 @@
 
 import json
 import os
+from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,22 @@ def write_synced(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def append_whole(file: FileIO, data: bytes) -> None:
+    """Appends all of `data`, or nothing where that fails and the disk still lets a file be made shorter.
+
+    Raises:
+        OSError: the disk is full or not writable.
+    """
+    end, written = file.seek(0, os.SEEK_END), 0
+    try:
+        while written < len(data):  # a disk that is nearly full takes a part, and says so with the next
+            written += file.write(data[written:])
+    except OSError:
+        with suppress(OSError):
+            file.truncate(end)
+        raise
 
 
 def sync_directory(path: Path) -> None:

@@ -94,7 +94,11 @@ def test_a_run_whose_last_checkpoint_cannot_be_written_does_not_exit_0(programs:
     (run_dir / "checkpoints").write_text("a file where a folder should be")
     learner = programs.learner(run_dir, "--actors", "1", "--stop-at-return", "15")
     assert exit_code(learner) == 1, programs.text(learner)
-    assert "checkpoint: cannot write to" in programs.text(learner)
+    said = " ".join(programs.text(learner).split())
+    assert "checkpoint: cannot write to" in said
+    assert "no whole one was ever written" in said
+    assert last(run_dir)["disk_failures"]["checkpoint"] > 0
+    assert last(run_dir)["checkpoint_age_seconds"] is None
     assert last(run_dir)["ended"] == "solved"
 
 

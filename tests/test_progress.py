@@ -131,6 +131,25 @@ def test_what_is_printed_meanwhile_stays_readable_above_the_display() -> None:
     assert "250,000" in below
 
 
+# --- A disk that fails
+
+FAILING = {**FIGURES, "disk_failures": {"checkpoint": 3, "metrics": 0, "tensorboard": 12}, "checkpoint_age_seconds": 61.4}
+SAID = "disk failures: checkpoint 3, tensorboard 12; newest checkpoint "
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize(("age", "said"), [(61.4, "61 s old"), (None, "none")])
+def test_what_could_not_be_written_is_shown_and_how_old_the_newest_checkpoint_is(
+    terminal: bool, age: float | None, said: str
+) -> None:
+    assert SAID + said in shown({**FAILING, "checkpoint_age_seconds": age}, terminal=terminal)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_disk_that_never_failed_is_not_spoken_of(terminal: bool) -> None:
+    assert "disk" not in shown({**FAILING, "disk_failures": {"checkpoint": 0, "metrics": 0}}, terminal=terminal)
+
+
 # --- What is not known
 
 

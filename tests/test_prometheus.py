@@ -8,7 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from impala.errors import ConfigError
-from learner_server.prometheus import COUNTERS, GAUGES, RETURN, MetricsPort
+from learner_server.prometheus import COUNTERS, FAILURES, GAUGES, RETURN, MetricsPort
 from run_directory.journal import read_metrics
 from tests.programs import ENDLESS, Programs, last
 from tests.service import free_port
@@ -37,6 +37,11 @@ def test_every_figure_has_its_name_and_value(port: MetricsPort) -> None:
     assert scrape(port.port) == {**expected, "impala_mean_return_100 0": 10.0, "impala_mean_return_100 2": -3.0}
 
 
+def test_failures_of_the_disk_are_told_by_what_could_not_be_written(port: MetricsPort) -> None:
+    port.update({FAILURES: {"checkpoint": 3, "metrics": 0}})
+    assert scrape(port.port) == {"impala_disk_failures_total checkpoint": 3.0, "impala_disk_failures_total metrics": 0.0}
+
+
 def test_figures_that_are_not_known_are_left_out(port: MetricsPort) -> None:
     assert scrape(port.port) == {}
     port.update({"actors": 0, "policy_lag_mean": None, RETURN: [None]})
@@ -45,7 +50,7 @@ def test_figures_that_are_not_known_are_left_out(port: MetricsPort) -> None:
 
 def test_every_name_is_one_that_training_logs(tmp_path: Path) -> None:
     run = train(tmp_path, {0: 4}, total_steps=4 * STEPS)
-    assert {*COUNTERS, *GAUGES, RETURN} <= run.figures[-1].keys()
+    assert {*COUNTERS, *GAUGES, RETURN, FAILURES} <= run.figures[-1].keys()
 
 
 def test_an_address_that_is_taken_is_refused_by_name(port: MetricsPort) -> None:

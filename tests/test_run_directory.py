@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import pytest
 
 from impala.config import AgentConfig, EnvironmentConfig, NetworkConfig
 from impala.errors import ConfigError
-from run_directory.files import write_atomically, write_json_atomically, write_synced
-from run_directory.journal import read_last_metrics, read_metrics
+from run_directory.files import append_whole, write_atomically, write_json_atomically, write_synced
+from run_directory.journal import JournalWriter, read_last_metrics, read_metrics
 from run_directory.layout import RunDirectory
 
 AGENT = AgentConfig(
@@ -272,3 +273,97 @@ def test_only_the_end_of_a_long_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"env_steps": 1}\n' + " " * 1_000_000)
     assert read_last_metrics(path) is None
+
+
+# --- The journal written
+
+
+def test_lines_go_behind_those_that_are_there(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(LINES)
+    JournalWriter(path).append({"env_steps": 3})
+    assert path.read_text() == LINES + '{"env_steps": 3}\n'
+
+
+def test_a_line_that_the_disk_does_not_take_is_written_before_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.symlink_to("/dev/full")
+    writer = JournalWriter(path)
+    for step in (1, 2):
+        with pytest.raises(OSError, match="No space left on device"):
+            writer.append({"env_steps": step})
+    assert writer.aside == 2
+    path.unlink()
+    writer.append({"env_steps": 3})
+    assert (read_metrics(path), writer.aside) == ([{"env_steps": 1}, {"env_steps": 2}, {"env_steps": 3}], 0)
+
+
+def test_the_newest_line_that_a_full_disk_did_not_take_is_found_all_the_same(tmp_path: Path) -> None:
+    path, away = tmp_path / "metrics.jsonl", tmp_path / "away"
+    writer = JournalWriter(path)
+    writer.append({"parameter_version": 1})
+    path.rename(away)
+    path.symlink_to("/dev/full")
+    for version in (2000, 2001):
+        with pytest.raises(OSError, match="No space left on device"):
+            writer.append({"parameter_version": version, "more": "x" * (3000 - version)})
+    away.replace(path)
+    assert read_metrics(path) == [{"parameter_version": 1}]
+    last = read_last_metrics(path)
+    assert last is not None
+    assert last["parameter_version"] == 2001
+
+
+def test_a_line_in_the_reserve_does_not_count_once_later_ones_were_written(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.symlink_to("/dev/full")
+    writer = JournalWriter(path)
+    with pytest.raises(OSError, match="No space left on device"):
+        writer.append({"parameter_version": 2})
+    path.unlink()
+    writer.append({"parameter_version": 3})
+    assert read_last_metrics(path) == {"parameter_version": 3}
+
+
+def test_so_many_lines_are_kept_aside_and_no_more(tmp_path: Path) -> None:
+    writer = JournalWriter(tmp_path / "nowhere" / "metrics.jsonl")
+    assert not (tmp_path / "nowhere").exists()
+    for step in range(1200):
+        with pytest.raises(FileNotFoundError):
+            writer.append({"env_steps": step})
+    (tmp_path / "nowhere").mkdir()
+    writer.retry()
+    assert [line["env_steps"] for line in read_metrics(tmp_path / "nowhere" / "metrics.jsonl")] == list(range(200, 1200))
+
+
+class NearlyFull(FileIO):
+    """A file on a disk that takes ten bytes more."""
+
+    left = 10
+
+    def write(self, data: Any) -> int:
+        if not self.left:
+            fail()
+        written = super().write(data[: self.left])
+        self.left -= written
+        return written
+
+
+def test_what_is_appended_to_a_disk_that_fills_up_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"before ")
+    with NearlyFull(path, "ab") as file:
+        append_whole(file, b"12345")
+        with pytest.raises(OSError, match="No space left"):
+            append_whole(file, b"1234567")
+    assert path.read_bytes() == b"before 12345"
+
+
+def test_what_a_disk_takes_in_parts_is_written_whole(tmp_path: Path) -> None:
+    class InParts(FileIO):
+        def write(self, data: Any) -> int:
+            return super().write(data[:3])
+
+    with InParts(tmp_path / "file", "ab") as file:
+        append_whole(file, b"1234567")
+    assert (tmp_path / "file").read_bytes() == b"1234567"

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -73,18 +74,23 @@ def train(
     stop_after_lines: int = 50,
     group: Group | None = None,
     actor_times: ActorTimeShares | None = None,
+    on_line: Callable[[int], None] | None = None,
+    figures: list[dict[str, Any]] | None = None,
     **fields: Any,
 ) -> Run:
     """Trains on so many columns of each task, the `i`th from 1 of version `i`, until out of steps; gives up after 50 log lines.
 
     Args:
         drain: stop at once, or after more than `stop_after_lines`, and train on what the queue then holds.
+        on_line: called once a line of metrics, the first being line 1.
+        figures: where to put the lines of metrics, for a run that raises.
         spoilt: the version of the columns whose rewards are too large to learn from.
         fields: of the configuration, for batches of 4.
     """
     env = tuple("ABC"[:tasks])
     config = LearnerConfig(env=env, unroll_length=STEPS, batch_size=4, log_seconds=1e-6, **fields)
-    queue, figures, stop = UnrollQueue(capacity=100, max_line=0, trained=[0] * tasks), list[dict[str, Any]](), threading.Event()
+    queue, stop = UnrollQueue(capacity=100, max_line=0, trained=[0] * tasks), threading.Event()
+    lines = [] if figures is None else figures
     for task, count in columns.items():
         for version in range(1, count + 1):
             unroll = make_unroll(environments=1, version=version, seed=version)
@@ -94,6 +100,12 @@ def train(
     keeps = group is None or group.place.rank == 0
     directory, learner = RunDirectory(path) if keeps else None, NotingLearner(transfer, group)
     writer = MetricsWriter(directory.metrics, directory.tensorboard) if directory is not None else None
+
+    def show(line: dict[str, Any]) -> None:
+        lines.append(line)
+        if on_line is not None:
+            on_line(len(lines))
+
     training = Training(
         config=config,
         directory=directory,
@@ -108,8 +120,8 @@ def train(
         refused=dict,
         bytes_received=int,
         actor_times=actor_times or ActorTimeShares(),
-        show=figures.append,
-        look_after_actors=lambda: stop.set() if len(figures) > stop_after_lines else None,
+        show=show,
+        look_after_actors=lambda: stop.set() if len(lines) > stop_after_lines else None,
         group=group,
         idle=idle_unroll(SPEC),
     )
@@ -122,7 +134,7 @@ def train(
     training.finish(end)
     if writer is not None:
         writer.close()
-    return Run(end, learner, queue, figures)
+    return Run(end, learner, queue, lines)
 
 
 def test_part_of_each_batch_but_the_first_is_replayed_from_earlier_ones(tmp_path: Path) -> None:
