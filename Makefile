@@ -136,6 +136,10 @@ results: setup ## Train what docs/results.md reports, three seeds each; goes on 
 figures: setup ## Draw results/*.svg from results/*.json
 	$(BIN)/python -m benchmarks.figures
 
+.PHONY: torn
+torn: setup ## Kill a process 500 times while it writes checkpoints, and look for a whole one each time (some minutes)
+	$(BIN)/python -m benchmarks.torn --kills 500 --seed 0 --output benchmarks/torn.json
+
 .PHONY: compose-test
 compose-test: ## Build the images, train with docker compose, scale, kill and restart (needs a Docker engine; some minutes)
 	$(PYTHON) docker/compose_test.py
