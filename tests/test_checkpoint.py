@@ -96,6 +96,29 @@ def test_saving_the_same_version_twice_leaves_the_first_one_whole(tmp_path: Path
     assert newest_version(tmp_path) == 7
 
 
+@pytest.mark.parametrize("damage", ["empty folder", "short manifest.json", "no parameters.safetensors"])
+def test_saving_a_version_whose_folder_is_there_and_broken_replaces_it(tmp_path: Path, damage: str) -> None:
+    save(tmp_path, 6)
+    DAMAGE[damage](save(tmp_path, 7))
+    assert newest_version(tmp_path) == 6
+    save(tmp_path, 7)
+    assert newest_version(tmp_path) == 7
+
+
+def test_no_whole_one_is_deleted_before_the_new_one_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole: list[list[int]] = []
+    rmtree = shutil.rmtree
+
+    def noting_rmtree(path: Path, **keywords: Any) -> None:
+        whole.append(sorted(load_checkpoint(each).version for each in tmp_path.glob("version-*")))
+        rmtree(path, **keywords)
+
+    save(tmp_path, 1)
+    monkeypatch.setattr(shutil, "rmtree", noting_rmtree)
+    save(tmp_path, 2, keep=1)
+    assert whole == [[1, 2]]
+
+
 def test_what_is_renamed_was_synced_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
     fsync, rename = os.fsync, Path.rename
@@ -126,6 +149,22 @@ def _flip_a_byte(path: Path) -> None:
 
 def _truncate(path: Path) -> None:
     os.truncate(path, path.stat().st_size - 1)
+
+
+def _zero_the_tail(path: Path) -> None:
+    """What a power cut may leave of a file whose length was written before its content."""
+    data = path.read_bytes()
+    kept = len(data) // 2
+    path.write_bytes(data[:kept] + bytes(len(data) - kept))
+
+
+def _lengthen(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(bytes(1))
+
+
+def _cut_at(share: float) -> Callable[[Path], None]:
+    return lambda path: os.truncate(path, int(share * path.stat().st_size))
 
 
 def _edit_manifest(edit: Callable[[dict[str, Any], Path], Any]) -> Callable[[Path], None]:
@@ -160,6 +199,14 @@ DAMAGE: dict[str, Callable[[Path], None]] = {
     **{f"no {name}": lambda path, name=name: (path / name).unlink() for name in (*FILES, "manifest.json")},  # type: ignore[misc]
     **{f"short {name}": lambda path, name=name: _truncate(path / name) for name in (*FILES, "manifest.json")},  # type: ignore[misc]
     **{f"flipped {name}": lambda path, name=name: _flip_a_byte(path / name) for name in FILES},  # type: ignore[misc]
+    **{
+        f"{name} cut at {share:.0%}": lambda path, name=name, share=share: _cut_at(share)(path / name)  # type: ignore[misc]
+        for name in (*FILES, "manifest.json")
+        for share in (0.0, 0.01, 0.5, 0.99)
+    },
+    **{f"zeros at the end of {name}": lambda path, name=name: _zero_the_tail(path / name) for name in (*FILES, "manifest.json")},  # type: ignore[misc]
+    **{f"more at the end of {name}": lambda path, name=name: _lengthen(path / name) for name in FILES},  # type: ignore[misc]
+    "a bit of the manifest flipped": lambda path: _flip_a_byte(path / "manifest.json"),
     "empty folder": lambda path: [file.unlink() for file in path.iterdir()] and None,
     "empty manifest": lambda path: (path / "manifest.json").write_bytes(b"") and None,
     "binary manifest": lambda path: (path / "manifest.json").write_bytes(bytes(range(256))) and None,
