@@ -132,6 +132,10 @@ results: setup ## Train what docs/results.md reports, three seeds each; goes on 
 	$(LEARN) --name minatar-seaquest --preset minatar --at-least 4 --manner sampled -- --env MinAtar/Seaquest-v1
 	$(LEARN) --name minatar-multitask --preset minatar-multitask --actors 4
 
+.PHONY: determinism
+determinism: setup ## Train five times in lockstep and once in a single process, and compare the weights bit for bit (minutes)
+	$(BIN)/python -m benchmarks.determinism --repeats 5 --output results/determinism.json
+
 .PHONY: figures
 figures: setup ## Draw results/*.svg from results/*.json
 	$(BIN)/python -m benchmarks.figures

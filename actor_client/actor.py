@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from impala.environments import VectorEnvironment
 from impala.networks import Network, State
 from impala.specs import EnvironmentSpec
-from impala.unroll import Episode, Unroll
+from impala.unroll import Episode, Unroll, aligned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,13 +121,19 @@ def _buffers(spec: EnvironmentSpec, length: int, environments: int, state: State
     rows = (length, environments)
     return Unroll(
         observations={
-            name: np.zeros((length + 1, environments, *entry.shape), dtype=entry.dtype) for name, entry in spec.observations.items()
+            name: _zeros((length + 1, environments, *entry.shape), entry.dtype) for name, entry in spec.observations.items()
         },
-        is_first=np.zeros((length + 1, environments), dtype=np.bool_),
-        actions=np.zeros((*rows, *spec.actions.shape), dtype=spec.actions.dtype),
-        rewards=np.zeros(rows, dtype=np.float32),
-        terminated=np.zeros(rows, dtype=np.bool_),
-        behaviour_log_probs=np.zeros(rows, dtype=np.float32),
+        is_first=_zeros((length + 1, environments), np.dtype(np.bool_)),
+        actions=_zeros((*rows, *spec.actions.shape), spec.actions.dtype),
+        rewards=_zeros(rows, np.dtype(np.float32)),
+        terminated=_zeros(rows, np.dtype(np.bool_)),
+        behaviour_log_probs=_zeros(rows, np.dtype(np.float32)),
         initial_state={name: np.zeros_like(tensor.numpy()) for name, tensor in state.items()},
-        parameter_version=np.zeros(environments, dtype=np.int64),
+        parameter_version=_zeros((environments,), np.dtype(np.int64)),
     )
+
+
+def _zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    array = aligned(shape, dtype)
+    array.fill(0)
+    return array

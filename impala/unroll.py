@@ -8,9 +8,10 @@ already, `is_first[t+1]`. If the episode terminated, nothing of x_{t+1} is neede
 observation is gone, and row t is given up as a reset row.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -141,19 +142,32 @@ def idle_unroll(spec: UnrollSpec) -> Unroll[np.ndarray]:
     )
 
 
+def aligned(shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray:
+    """Returns an array of any content that begins at a multiple of 64 bytes, as tensors of torch do.
+
+    numpy's begin wherever there is room, and MKL adds up a product of small matrices in an order that depends on where they begin: with
+    numpy's own arrays equal inputs give policies that differ in the last bit from one process to the next.
+    """
+    data: np.ndarray = torch.empty(math.prod(shape) * dtype.itemsize, dtype=torch.uint8).numpy()
+    return data.view(dtype).reshape(shape)
+
+
 def concatenate(unrolls: Sequence[Unroll[np.ndarray]]) -> Unroll[np.ndarray]:
     """Returns the unrolls side by side: [T, E_1 + E_2 + ...]. Copies, even a single one, so that the result is writable."""
+    first = unrolls[0]
     return Unroll(
-        observations={
-            name: np.concatenate([unroll.observations[name] for unroll in unrolls], axis=1) for name in unrolls[0].observations
-        },
-        is_first=np.concatenate([unroll.is_first for unroll in unrolls], axis=1),
-        actions=np.concatenate([unroll.actions for unroll in unrolls], axis=1),
-        rewards=np.concatenate([unroll.rewards for unroll in unrolls], axis=1),
-        terminated=np.concatenate([unroll.terminated for unroll in unrolls], axis=1),
-        behaviour_log_probs=np.concatenate([unroll.behaviour_log_probs for unroll in unrolls], axis=1),
-        initial_state={
-            name: np.concatenate([unroll.initial_state[name] for unroll in unrolls], axis=0) for name in unrolls[0].initial_state
-        },
-        parameter_version=np.concatenate([unroll.parameter_version for unroll in unrolls]),
+        observations={name: _beside([unroll.observations[name] for unroll in unrolls]) for name in first.observations},
+        is_first=_beside([unroll.is_first for unroll in unrolls]),
+        actions=_beside([unroll.actions for unroll in unrolls]),
+        rewards=_beside([unroll.rewards for unroll in unrolls]),
+        terminated=_beside([unroll.terminated for unroll in unrolls]),
+        behaviour_log_probs=_beside([unroll.behaviour_log_probs for unroll in unrolls]),
+        initial_state={name: _beside([unroll.initial_state[name] for unroll in unrolls], axis=0) for name in first.initial_state},
+        parameter_version=_beside([unroll.parameter_version for unroll in unrolls], axis=0),
     )
+
+
+def _beside(arrays: Sequence[np.ndarray], *, axis: int = 1) -> np.ndarray:
+    shape = list(arrays[0].shape)
+    shape[axis] = sum(array.shape[axis] for array in arrays)
+    return np.concatenate(arrays, axis=axis, out=aligned(shape, arrays[0].dtype))

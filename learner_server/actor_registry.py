@@ -89,11 +89,15 @@ class ActorRegistry:
         tasks: over which actors are spread, each new one to a task that has the fewest in all learners.
         most: actors that are known at once.
         rank, ranks: of this learner among those that train as one, so that no two actors of a run have the same index.
+        only: the ids of all actors that may take part, where each has its index, and so its seed and its task, by its id.
     """
 
-    def __init__(self, tasks: int = 1, *, rank: int = 0, ranks: int = 1, most: int = _MOST_ACTORS) -> None:
+    def __init__(
+        self, tasks: int = 1, *, rank: int = 0, ranks: int = 1, most: int = _MOST_ACTORS, only: Sequence[str] = ()
+    ) -> None:
         self._tasks = tasks
         self._most = most
+        self._only = tuple(only)
         self._rank, self._ranks = rank, ranks
         self._lock = threading.Lock()
         self._actors: dict[str, Actor] = {}
@@ -106,10 +110,14 @@ class ActorRegistry:
 
         Raises:
             InvalidMessage: an actor_id that is empty, over 128 characters or not printable.
-            Mismatch: an incarnation older than the one that joined last under this id.
+            Mismatch: an incarnation older than the one that joined last under this id, or an id that has no part in this run.
             TooManyActors: it is new, and there is no room for it.
         """
         check_actor_id(actor_id)
+        if self._only and actor_id not in self._only:
+            raise Mismatch(
+                "actor_id", f"one of this run's own {len(self._only)} actors, which it is in lockstep with", repr(actor_id)
+            )
         with self._lock:
             actor = self._actors.get(actor_id)
             if actor is None:
@@ -122,6 +130,9 @@ class ActorRegistry:
             elif incarnation > actor.incarnation:
                 actor.incarnation = incarnation
                 actor.ledger = SequenceLedger()
+            if self._only:
+                actor.index = self._only.index(actor_id)
+                actor.task = actor.index % self._tasks
             actor.host, actor.environments = host[:128], environments
             actor.joins += 1
             actor.departed = False

@@ -118,6 +118,10 @@ class LearnerConfig:
     """Trajectories kept for replay, the oldest leaving first (paper: 10,000). Their memory is stated at the start."""
     inject_lag: int = 0
     """For experiments: actors are served weights of so many updates before the newest."""
+    deterministic: bool = False
+    """Learner and local actors in lockstep: every batch is one unroll of each actor, in the same order, and no actor collects its next
+    before that was trained on. Equal seeds then give equal weights, bit for bit, on one machine, if environments do as their seeds
+    say and the run is not interrupted. Slower, for actors and learner wait for each other."""
 
     # What to keep and to show.
     checkpoint_seconds: float = 60.0
@@ -156,12 +160,19 @@ class LearnerConfig:
             raise ConfigError(f"log_seconds: expected more than 0 and at most 1, came {self.log_seconds}")
         if not self.checkpoint_seconds > 0.0:
             raise ConfigError(f"checkpoint_seconds: expected more than 0, came {self.checkpoint_seconds}")
+        if self.deterministic:
+            self._check_deterministic()
         self._check_access()
 
     @property
     def fresh_trajectories(self) -> int:
         """Trajectories in a batch that were not trained on before."""
         return max(1, self.batch_size - round(self.batch_size * self.replay_fraction))
+
+    def actor_seed(self, index: int) -> int:
+        """Returns the seed of the actor that joined as the `index`-th, from 0; that of its environment e is so many more."""
+        # A prime stride keeps the seeds of an actor's environments, seed + e, apart from every other actor's.
+        return (self.seed * 1_000_003 + (index + 1) * 10_007) % 2**31
 
     def agent(self) -> AgentConfig:
         """Returns what actors and evaluation need to know."""
@@ -184,6 +195,31 @@ class LearnerConfig:
     def to_json(self) -> dict[str, Any]:
         """Returns the whole configuration as JSON values, for the record."""
         return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
+
+    def _check_deterministic(self) -> None:
+        """Raises ConfigError where something would be left to chance."""
+        tasks, unrolls = len(self.env), self.actors * self.envs
+        demands = {
+            "actors": (self.actors >= 1, "at least 1, for only this machine's own actors can be waited for", self.actors),
+            "max_in_flight": (
+                self.max_in_flight == 1,
+                "1, for who collects ahead acts on whatever weights have come",
+                self.max_in_flight,
+            ),
+            "device": (self.device == "cpu", "cpu, for on a GPU the order of sums is left to chance", self.device),
+            "threads": (self.threads == 1, "1, for how many threads share a sum may depend on what else runs", self.threads),
+            "stop_at_return": (self.stop_at_return is None, "None, for episodes are counted as they come", self.stop_at_return),
+        }
+        for name, (is_met, expected, came) in demands.items():
+            if not is_met:
+                raise ConfigError(f"{name}: with deterministic expected {expected}; came {came}")
+        if self.actors % tasks:
+            raise ConfigError(f"actors: with deterministic expected as many for each of {tasks} environments, came {self.actors}")
+        if self.fresh_trajectories != unrolls:
+            raise ConfigError(
+                f"batch_size: with deterministic expected a batch of one unroll of each actor, which is {self.actors} actors x "
+                f"{self.envs} envs = {unrolls} trajectories that are not replayed; came {self.fresh_trajectories}"
+            )
 
     def _check_access(self) -> None:
         host, _ = split_address(self.listen, field="listen")

@@ -20,6 +20,11 @@ _MOST_SHORT_LIVES = 3
 _EXIT_REFUSED = 2
 
 
+def local_actor_id(index: int) -> str:
+    """Returns the id under which a local actor joins."""
+    return f"local-{index}"
+
+
 class LocalActorFailed(ImpalaError):
     """A local actor cannot run; its log says why."""
 
@@ -83,7 +88,7 @@ class LocalActors:
             actor.process.stdin.close()
 
     def _start(self, index: int) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "actor_client", *self._flags, "--name", f"local-{index}", "--end-with-stdin"]
+        command = [sys.executable, "-m", "actor_client", *self._flags, "--name", local_actor_id(index), "--end-with-stdin"]
         with self._output(index) as output:
             # A new session, so that Ctrl-C reaches the learner alone, which ends its actors in order.
             return subprocess.Popen(  # noqa: S603 - our own module, with arguments made here

@@ -35,7 +35,8 @@ from learner_server.descriptors import make_room_for
 from learner_server.episodes import EpisodeLog
 from learner_server.group import Group, Place, join_group
 from learner_server.learner import Learner
-from learner_server.local_actors import LocalActors
+from learner_server.local_actors import LocalActors, local_actor_id
+from learner_server.lockstep import Lockstep
 from learner_server.metrics import ActorTimeShares, MetricsWriter
 from learner_server.parameter_store import ParameterStore
 from learner_server.progress import ProgressDisplay
@@ -94,6 +95,8 @@ def run_learner(config: LearnerConfig, console: Console, stop: threading.Event, 
     """
     prepare_processor(config.threads)
     place = place or Place()
+    if config.deterministic and place.size > 1:
+        raise ConfigError(f"deterministic: expected one learner with it, came {place.size} that train as one")
     device, agent = _device(config, place), config.agent()
     spec = agent_spec(agent, config.hosting())
     access = _Access.of(config)
@@ -171,9 +174,12 @@ class _Service:
             received=start.steps_received,
             trained=start.trained_by_task,
             dropped=start.steps_dropped,
+            lanes=config.actors if config.deterministic else None,
         )
         self._store = ParameterStore(inject_lag=config.inject_lag)
-        self._actors = ActorRegistry(len(config.env), rank=self._place.rank, ranks=self._place.size)
+        self._lockstep = Lockstep(config.actors) if config.deterministic else None
+        own = [local_actor_id(index) for index in range(config.actors)] if config.deterministic else []
+        self._actors = ActorRegistry(len(config.env), rank=self._place.rank, ranks=self._place.size, only=own)
         self._balance = Balance(self._place.rank)
         if start.checkpoint is not None:
             self._actors.restore(start.checkpoint.state["actors"])
@@ -193,6 +199,7 @@ class _Service:
             on_times=self._actor_times.add,
             balance=self._balance,
             limits=_limits(config),
+            lockstep=self._lockstep,
         )
         self._server = LearnerServer(
             self._servicer,
@@ -273,6 +280,7 @@ class _Service:
             idle=idle_unroll(self._spec),
             door=self._door,
             balance=self._balance,
+            lockstep=self._lockstep,
         )
 
     @contextmanager
@@ -358,8 +366,6 @@ class _Service:
         return code
 
     def _assign(self, actor: Actor, environments: int) -> Assignment:
-        # A prime stride keeps the seeds of an actor's environments, seed + e, apart from every other actor's.
-        seed = self._config.seed * 1_000_003 + (actor.index + 1) * 10_007
         return Assignment(
             run_id=self._start.run_id,
             spec_digest=self._digest,
@@ -367,8 +373,8 @@ class _Service:
             task=actor.task,
             network=self._config.network,
             unroll_spec=self._spec,
-            environments=environments or self._config.envs,
-            seed=seed % 2**31,
+            environments=self._config.envs if self._lockstep else environments or self._config.envs,
+            seed=self._config.actor_seed(actor.index),
             max_in_flight=self._config.max_in_flight,
             max_on_the_way=self._config.max_on_the_way,
             compresses=self._config.compress,

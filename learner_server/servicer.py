@@ -29,6 +29,7 @@ from impala.wire import (
 from learner_server.actor_limits import ActorLimits, OverLimit
 from learner_server.actor_registry import Actor, ActorRegistry, TooManyActors, check_actor_id
 from learner_server.balance import Balance
+from learner_server.lockstep import Lockstep
 from learner_server.parameter_store import ParameterStore
 from learner_server.unroll_queue import LineTooLong, QueueClosed, UnrollQueue
 from protos import impala_pb2 as pb
@@ -108,6 +109,7 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         balance: where there are several learners, which of them an actor goes to.
         on_times: called with how an actor spent its time, once for each unroll that it says so with.
         limits: what one actor may ask for at once; None for as much as it likes.
+        lockstep: where answers are held back until the unroll was trained on; the queue then has a lane for each actor.
     """
 
     def __init__(
@@ -124,6 +126,7 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         balance: Balance | None = None,
         on_times: Callable[[ActorTimes], None] = lambda _: None,
         limits: ActorLimits | None = None,
+        lockstep: Lockstep | None = None,
     ) -> None:
         self._assign = assign
         self._spec = spec
@@ -136,6 +139,7 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         self._balance = balance or Balance()
         self._on_times = on_times
         self._limits = limits or ActorLimits()
+        self._lockstep = lockstep
         # Unrolls on their way into the queue, by (actor, incarnation, sequence), so that a retry joins the first try.
         self._entering: dict[tuple[str, int, int], asyncio.Task[float]] = {}
         self._run_over = False
@@ -148,8 +152,10 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         self.bytes_received += size
 
     def end_run(self) -> None:
-        """From now on every submission is answered with REASON_RUN_OVER."""
+        """From now on every submission is answered with REASON_RUN_OVER, and none is held back."""
         self._run_over = True
+        if self._lockstep is not None:
+            self._lockstep.end()
 
     @_answers_errors
     async def Join(self, request: pb.JoinRequest, context: Context) -> pb.JoinResponse:  # noqa: N802 - the .proto's name
@@ -197,6 +203,7 @@ class LearnerServicer(pb_grpc.LearnerServicer):
             raise InvalidMessage("sequence", "1, 2, 3, ...", f"{request.sequence}")
         answered = actor.ledger.answer(request.sequence)
         if answered is not None:
+            await self._hold(actor)
             return self._response(accepted=answered, duplicate=True, reason=pb.REASON_UNSPECIFIED if answered else pb.REASON_STALE)
 
         key = (request.actor_id, request.incarnation, request.sequence)
@@ -224,13 +231,22 @@ class LearnerServicer(pb_grpc.LearnerServicer):
             if error.run_over:
                 return self._run_is_over(actor)
             raise
+        await self._hold(actor)
         return self._response(accepted=True, waited_seconds=waited)
+
+    async def _hold(self, actor: Actor) -> None:
+        """In lockstep, waits until all that an actor has sent was trained on, so that the answer names the version after that."""
+        if self._lockstep is not None:
+            with self._actors.waiting(actor):
+                await self._lockstep.hold(actor.index)
 
     async def _enter(self, actor: Actor, submission: _Submission) -> float:
         """Returns the seconds that the unroll waited for a place."""
         came = time.monotonic()
 
         def record() -> None:
+            if self._lockstep is not None:
+                self._lockstep.note_place(actor.index)
             self._actors.record(
                 actor,
                 submission.incarnation,
@@ -240,8 +256,9 @@ class LearnerServicer(pb_grpc.LearnerServicer):
                 parameter_version=submission.parameter_version,
             )
 
+        lane = actor.task if self._lockstep is None else actor.index
         with self._actors.waiting(actor):
-            await self._queue.put(submission.unroll, actor.task, record)
+            await self._queue.put(submission.unroll, lane, record)
         waited = time.monotonic() - came
         self._on_unroll(submission.episodes, submission.age_seconds, actor.task)
         return waited

@@ -26,6 +26,7 @@ from learner_server.disk_failures import DiskFailures
 from learner_server.episodes import EpisodeLog
 from learner_server.group import Group
 from learner_server.learner import Learner
+from learner_server.lockstep import Lockstep
 from learner_server.metrics import ActorTimeShares, IntervalStatistics, MetricsWriter, Rate, actor_shares, merge_intervals
 from learner_server.parameter_store import ParameterStore
 from learner_server.resume import VERSIONS_BETWEEN_LINES, StartingPoint
@@ -63,6 +64,7 @@ class Training:
         idle: an `idle_unroll`, to take part in steps for which this rank has no batch.
         door: returns where this rank is called.
         balance: learns what all ranks have.
+        lockstep: is told of every batch that was trained on; every actor is then waited for, however long it takes.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Training:
         idle: Unroll[np.ndarray] | None = None,
         door: Callable[[int], Door] | None = None,
         balance: Balance | None = None,
+        lockstep: Lockstep | None = None,
     ) -> None:
         self._config = config
         self._learner = learner
@@ -108,6 +111,7 @@ class Training:
         self._idle = idle
         self._door = door or (lambda actors: Door(host="", port=0, local_port=0, machine=0, actors=actors))
         self._balance = balance or Balance()
+        self._lockstep = lockstep
         self._rounds = Rounds(self._group.place.size)
         # Why the run fails, if it does.
         self.failure: ImpalaError | None = None
@@ -251,6 +255,8 @@ class Training:
             if self._replay is not None and fresh is not None:
                 # After the step, so that no new one is in its batch twice, and none comes again that made it fail.
                 self._replay.add(fresh)
+        if self._lockstep is not None:
+            self._lockstep.note_trained()
 
     def _without_batch(self) -> tuple[None, DeviceBatch]:
         assert self._idle is not None, "a learner by itself takes no step without a batch"
@@ -273,7 +279,8 @@ class Training:
             self._look_after_actors()
         except ImpalaError as error:
             self.failure = error
-        self._queue.serve(self._actors.tasks_within(_TASK_SILENCE_SECONDS))
+        if self._lockstep is None:
+            self._queue.serve(self._actors.tasks_within(_TASK_SILENCE_SECONDS))
 
     def _log(self, ended: str | None = None) -> dict[str, Any]:
         self._next_log = time.monotonic() + self._config.log_seconds

@@ -97,6 +97,8 @@ class UnrollQueue:
             left still fills it, so that a batch that was there for training is not gone again. Nobody is ever in line then.
         received, dropped: where the accounts of an earlier process of the run ended.
         trained: the same, one number for each task.
+        lanes: in lockstep: how many actors there are, each of which then is what `put`, `serve` and `take_batch` call a task; that
+            of actor i counts for task i, over and over.
     """
 
     def __init__(
@@ -108,13 +110,15 @@ class UnrollQueue:
         received: int = 0,
         trained: Sequence[int] = (0,),
         dropped: Mapping[str, int] | None = None,
+        lanes: int | None = None,
     ) -> None:
         self._capacity = capacity
         self._max_line = max_line
         self._drops_oldest = when_full == "drop-oldest"
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        self._lanes = [_Lane(steps) for steps in trained]
+        self._tasks = len(trained)
+        self._lanes = [_Lane(trained[lane] if lane < self._tasks else 0) for lane in range(lanes or self._tasks)]
         self._served = list(range(len(self._lanes)))
         # Which of the served tasks has the first of those trajectories that do not divide evenly.
         self._turn = 0
@@ -262,7 +266,7 @@ class UnrollQueue:
             dropped=dict(self._dropped),
             waiting=in_queue + in_line + sum(sum(lane.in_training) for lane in self._lanes),
             queued_trajectories=sum(lane.trajectories for lane in self._lanes),
-            trained_by_task=[lane.trained for lane in self._lanes],
+            trained_by_task=[sum(lane.trained for lane in self._lanes[task :: self._tasks]) for task in range(self._tasks)],
         )
 
     def _shares(self, trajectories: int) -> dict[int, int]:

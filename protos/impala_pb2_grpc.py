@@ -72,7 +72,8 @@ class LearnerServicer:
     def SubmitTrajectory(self, request, context):
         """One unroll. Returns when the learner has accepted it into its queue; while the queue is full the call waits, in order of
         arrival, and that wait is the backpressure: give it a deadline of a minute or more. A learner that was told to drop the oldest
-        unrolls rather than to have anyone wait returns at once; an accepted unroll that it drops later remains accepted.
+        unrolls rather than to have anyone wait returns at once; an accepted unroll that it drops later remains accepted. A learner in
+        lockstep with its actors (max_in_flight is 1) answers when it has trained on the unroll.
 
         Idempotent by (actor_id, incarnation, sequence): when an answer is lost, send the same message again under the same
         sequence; it is trained on at most once, and the answer to a repeat of an accepted unroll is accepted = true,

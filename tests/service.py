@@ -20,6 +20,7 @@ from learner_server.actor_limits import ActorLimits
 from learner_server.actor_registry import Actor, ActorRegistry
 from learner_server.balance import Balance
 from learner_server.episodes import EpisodeLog
+from learner_server.lockstep import Lockstep
 from learner_server.parameter_store import ParameterStore
 from learner_server.server import LearnerServer
 from learner_server.servicer import LearnerServicer
@@ -108,6 +109,8 @@ def running_service(
     balance: Balance | None = None,
     when_full: Literal["wait", "drop-oldest"] = "wait",
     limits: ActorLimits | None = None,
+    lockstep: Lockstep | None = None,
+    lanes: int | None = None,
 ) -> Iterator[Service]:
     """Yields a service with version 1 published; `spec` and `agent` say what its unrolls look like.
 
@@ -117,11 +120,12 @@ def running_service(
         balance: sends actors to other learners.
         limits: what one actor may ask for; None for no limits.
         task: which actors are told that theirs is, whatever it is.
+        lockstep: that answers are held back by; `lanes` is then how many actors there are, 1 if left out.
     """
     torch.manual_seed(0)
     network = build_network(agent.network, spec.environment)
     tasks = len(agent.environments)
-    queue = UnrollQueue(capacity=capacity, max_line=max_line, when_full=when_full, trained=[0] * tasks)
+    queue = UnrollQueue(capacity=capacity, max_line=max_line, when_full=when_full, trained=[0] * tasks, lanes=lanes)
     store, actors, episodes = ParameterStore(), ActorRegistry(tasks), EpisodeLog(counts=[0] * tasks)
     digest = spec_digest(agent, spec)
 
@@ -153,6 +157,7 @@ def running_service(
         on_times=times.append,
         balance=balance,
         limits=limits,
+        lockstep=lockstep,
     )
     store.publish(1, network.state_dict())
     server = LearnerServer(servicer, f"127.0.0.1:{port}")

@@ -240,6 +240,15 @@ def test_only_actions_that_the_mask_allows_are_taken(space: str) -> None:
         assert np.take_along_axis(unroll.observations[ACTION_MASK][:-1], chosen, -1).all()
 
 
+def test_what_the_network_is_shown_begins_where_tensors_do() -> None:
+    # A sum in a matrix product depends on where its numbers begin.
+    arrays: list[np.ndarray] = []
+    with counting_actor() as first, counting_actor() as second:
+        for unroll in (first.collect().unroll, second.collect().unroll):
+            arrays += unroll.arrays()
+    assert {array.ctypes.data % 64 for array in arrays} == {0}
+
+
 def test_every_column_carries_the_version_that_was_loaded() -> None:
     with counting_actor() as actor:
         weights = actor._network.state_dict()

@@ -71,6 +71,47 @@ def test_checkpoints_are_some_time_apart(value: float) -> None:
     assert refusal(checkpoint_seconds=value) == f"checkpoint_seconds: expected more than 0, came {value}"
 
 
+def test_no_two_environments_of_a_run_have_the_same_seed_nor_have_two_runs() -> None:
+    configs = [make_config(seed=seed) for seed in range(3)]
+    seeds = [config.actor_seed(index) + e for config in configs for index in range(50) for e in range(64)]
+    assert len(set(seeds)) == len(seeds)
+    assert 0 <= make_config(seed=2**40).actor_seed(2**20) < 2**31
+
+
+# One unroll of each actor is a batch.
+LOCKSTEP: dict[str, Any] = {"deterministic": True, "actors": 2, "envs": 8, "batch_size": 16, "max_in_flight": 1}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"actors": 0}, "actors: with deterministic expected at least 1"),
+        ({"max_in_flight": 2}, "max_in_flight: with deterministic expected 1"),
+        ({"device": "cuda"}, "device: with deterministic expected cpu"),
+        ({"threads": 2}, "threads: with deterministic expected 1"),
+        ({"stop_at_return": 9.0}, "stop_at_return: with deterministic expected None"),
+        (
+            {"env": ("A", "B", "C"), "actors": 4, "envs": 4},
+            "actors: with deterministic expected as many for each of 3 environments",
+        ),
+        (
+            {"batch_size": 32},
+            "batch_size: with deterministic expected a batch of one unroll of each actor, which is 2 actors x 8 envs",
+        ),
+        ({"replay_fraction": 0.5}, "= 16 trajectories that are not replayed; came 8"),
+    ],
+)
+def test_a_deterministic_run_leaves_nothing_to_chance(fields: dict[str, Any], message: str) -> None:
+    assert make_config(**LOCKSTEP).deterministic
+    assert make_config(**{**LOCKSTEP, "deterministic": False, **fields})
+    assert message in refusal(**{**LOCKSTEP, **fields})
+
+
+def test_a_deterministic_batch_may_be_replayed_in_part_and_of_several_environments() -> None:
+    config = make_config(**{**LOCKSTEP, "env": ("A", "B"), "batch_size": 32, "replay_fraction": 0.5})
+    assert config.fresh_trajectories == 16
+
+
 @pytest.mark.parametrize("value", [-0.1, 1.0, float("nan")])
 def test_the_replayed_share_leaves_room_for_fresh_trajectories(value: float) -> None:
     assert refusal(replay_fraction=value) == f"replay_fraction: expected at least 0 and below 1, came {value}"
@@ -243,7 +284,7 @@ def test_the_identity_is_json() -> None:
     assert json.loads(json.dumps(identity)).keys() == identity.keys()
 
 
-# Every field but those of TLS, which are checked by their parts.
+# Every field but those of TLS and the one that others must fit, which are checked by themselves.
 OTHER_VALUES: dict[str, Any] = {
     "env": ("Acrobot-v1",),
     "env_kwargs": '{"a": 1}',
@@ -298,7 +339,7 @@ DECIDE_WHAT_IS_LEARNT |= {"batch_size", "replay_fraction", "replay_unrolls", "in
 
 def test_every_field_has_another_value_here() -> None:
     names = {field.name for field in dataclasses.fields(LearnerConfig)}
-    assert names == OTHER_VALUES.keys() | {"tls_cert", "tls_key", "tls_client_ca"}
+    assert names == OTHER_VALUES.keys() | {"deterministic", "tls_cert", "tls_key", "tls_client_ca"}
     assert all(getattr(make_config(), name) != value for name, value in OTHER_VALUES.items())
 
 

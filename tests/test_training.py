@@ -20,6 +20,7 @@ from learner_server.config import LearnerConfig
 from learner_server.episodes import EpisodeLog
 from learner_server.group import Group
 from learner_server.learner import Learner
+from learner_server.lockstep import Lockstep
 from learner_server.metrics import ActorTimeShares, MetricsWriter
 from learner_server.parameter_store import ParameterStore
 from learner_server.resume import StartingPoint, find_starting_point
@@ -76,6 +77,8 @@ def train(
     actor_times: ActorTimeShares | None = None,
     on_line: Callable[[int], None] | None = None,
     figures: list[dict[str, Any]] | None = None,
+    store: ParameterStore | None = None,
+    lockstep: Lockstep | None = None,
     **fields: Any,
 ) -> Run:
     """Trains on so many columns of each task, the `i`th from 1 of version `i`, until out of steps; gives up after 50 log lines.
@@ -111,7 +114,7 @@ def train(
         directory=directory,
         learner=learner,
         queue=queue,
-        store=ParameterStore(),
+        store=store or ParameterStore(),
         actors=actors or ActorRegistry(tasks),
         episodes=EpisodeLog(counts=[0] * tasks),
         writer=writer,
@@ -124,6 +127,7 @@ def train(
         look_after_actors=lambda: stop.set() if len(lines) > stop_after_lines else None,
         group=group,
         idle=idle_unroll(SPEC),
+        lockstep=lockstep,
     )
     if drain and stop_after_lines == 50:
         stop.set()
@@ -214,6 +218,35 @@ def test_without_replay_a_batch_is_what_came(tmp_path: Path) -> None:
 def test_a_stopped_run_trains_on_all_that_came(tmp_path: Path, replay_fraction: float) -> None:
     run = train(tmp_path, {0: 4, 1: 3}, tasks=2, replay_fraction=replay_fraction, drain=True)
     assert (run.end, run.queue.account().trained_by_task) == (End.STOPPED, [4 * STEPS, 3 * STEPS])
+
+
+class NotingLockstep(Lockstep):
+    """Notes which version was the newest when it was told of a batch."""
+
+    def __init__(self, store: ParameterStore) -> None:
+        super().__init__(1)
+        self.store = store
+        self.versions: list[int] = []
+
+    def note_trained(self) -> None:
+        self.versions.append(self.store.version)
+        super().note_trained()
+
+
+def test_lockstep_hears_of_a_batch_when_its_version_is_out_and_of_one_that_was_skipped_too(tmp_path: Path) -> None:
+    store = ParameterStore()
+    lockstep = NotingLockstep(store)
+    train(tmp_path, {0: 16}, spoilt=6, total_steps=16 * STEPS, store=store, lockstep=lockstep)
+    assert lockstep.versions == [2, 2, 3, 4]
+
+
+def test_in_lockstep_an_actor_that_is_silent_is_waited_for(tmp_path: Path) -> None:
+    actors = ActorRegistry(2)
+    for name in ("a", "b"):
+        actors.join(name, 1, "here", 1)
+    actors.join("a", 1, "here", 1).last_seen -= 3600.0
+    run = train(tmp_path, {1: 8}, tasks=2, actors=actors, lockstep=Lockstep(2), stop_after_lines=3)
+    assert (run.end, run.learner.columns()) == (End.STOPPED, [])
 
 
 def test_tasks_without_actors_are_not_waited_for(tmp_path: Path) -> None:

@@ -124,6 +124,12 @@ def test_concatenated_unrolls_are_a_writable_copy_even_of_a_single_one() -> None
         assert not np.shares_memory(array, whole[name]), name
 
 
+def test_what_is_put_side_by_side_begins_where_tensors_do() -> None:
+    # A sum in a matrix product depends on where its numbers begin.
+    unrolls = [concatenate([make_recurrent_unroll(environments=columns)] * 2) for columns in range(1, 9)]
+    assert {array.ctypes.data % 64 for unroll in unrolls for array in unroll.arrays()} == {0}
+
+
 def test_map_reaches_every_array_and_keeps_its_place() -> None:
     unroll = make_recurrent_unroll()
     tensors = unroll.map(lambda array: torch.from_numpy(array.copy()))
