@@ -24,6 +24,9 @@ from run_directory.layout import RunDirectory
 
 _COMMON = ["--actors", "2", "--envs", "16", "--max-in-flight", "1", "--stop-at-return", "None", "--total-steps", "200000"]
 
+# In turn with the first repeats, so that both have the same machine.
+_FREE_RUNS = 2
+
 RUNS = {
     "cartpole": ["--preset", "cartpole", *_COMMON],
     "minatar-breakout": ["--preset", "minatar", *_COMMON],
@@ -60,15 +63,16 @@ def measure(name: str, flags: list[str], repeats: int) -> dict[str, Any]:
     """Returns the repeats of one run, its reference and the run without lockstep."""
     result: dict[str, Any] = {"name": name, "flags": " ".join([*flags, "--deterministic"]), "repeats": []}
     free = []
-    for _ in range(repeats):
+    for repeat in range(repeats):
         result["repeats"].append(run_learner([*flags, "--deterministic"]))
-        free.append(run_learner(flags)["steps_per_second"])
+        if repeat < _FREE_RUNS:
+            free.append(run_learner(flags)["steps_per_second"])
         print(name, result["repeats"][-1], flush=True)
     result["reference"] = run_reference(flags)
     digests = [run["sha256"] for run in result["repeats"]]
     result["equal"] = max(digests.count(digest) for digest in digests)
     result["equal_to_reference"] = digests.count(result["reference"]["sha256"])
-    result["steps_per_second"] = statistics.median(run["steps_per_second"] for run in result["repeats"])
+    result["steps_per_second"] = statistics.median(run["steps_per_second"] for run in result["repeats"][:_FREE_RUNS])
     result["steps_per_second_without"] = statistics.median(free)
     print({key: value for key, value in result.items() if key != "repeats"}, flush=True)
     return result

@@ -145,8 +145,8 @@ def idle_unroll(spec: UnrollSpec) -> Unroll[np.ndarray]:
 def aligned(shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray:
     """Returns an array of any content that begins at a multiple of 64 bytes, as tensors of torch do.
 
-    numpy's begin wherever there is room, and MKL adds up a product of small matrices in an order that depends on where they begin: with
-    numpy's own arrays equal inputs give policies that differ in the last bit from one process to the next.
+    numpy's begin wherever there is room, and MKL adds up a product of small matrices in an order that depends on where they begin,
+    so that equal inputs may give policies that differ in the last bit from one process to the next.
     """
     data: np.ndarray = torch.empty(math.prod(shape) * dtype.itemsize, dtype=torch.uint8).numpy()
     return data.view(dtype).reshape(shape)

@@ -119,9 +119,9 @@ class LearnerConfig:
     inject_lag: int = 0
     """For experiments: actors are served weights of so many updates before the newest."""
     deterministic: bool = False
-    """Learner and local actors in lockstep: every batch is one unroll of each actor, in the same order, and no actor collects its next
-    before that was trained on. Equal seeds then give equal weights, bit for bit, on one machine, if environments do as their seeds
-    say and the run is not interrupted. Slower, for actors and learner wait for each other."""
+    """Learner and local actors in lockstep: every batch is one unroll of each actor, in the same order, and no actor collects its
+    next before that was trained on. Equal seeds then give equal weights, bit for bit, on one machine, if environments do as their
+    seeds say and the run is not interrupted. Slower, for actors and learner wait for each other."""
 
     # What to keep and to show.
     checkpoint_seconds: float = 60.0

@@ -78,7 +78,7 @@ def test_lockstep_goes_on_with_an_actor_that_took_the_place_of_a_killed_one_and_
         os.kill(victim, signal.SIGKILL)
         programs.wait_until(lambda: victim not in children(learner.pid) and len(children(learner.pid)) == 2, learner)
         steps = last(run_dir)["env_steps"]
-        programs.wait_until(lambda: last(run_dir)["env_steps"] > steps + 5000, learner)
+        programs.wait_until(lambda: last(run_dir)["env_steps"] > steps + 500, learner)
         learner.terminate()
         assert exit_code(learner) == 0, programs.text(learner)
         assert last(run_dir)["ended"] == "stopped"
