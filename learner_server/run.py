@@ -197,9 +197,9 @@ class _Service:
             max_policy_lag=config.max_policy_lag,
             on_unroll=self._episodes.add,
             on_times=self._actor_times.add,
-            balance=self._balance,
             limits=_limits(config),
             lockstep=self._lockstep,
+            balance=self._balance,
         )
         self._server = LearnerServer(
             self._servicer,
