@@ -106,6 +106,10 @@ bench: setup .venv-peers/.ready ## Measure all of docs/performance.md, beside pe
 faults: setup ## Break the network and stop actors, and see what it costs; writes benchmarks/faults.json (half an hour; takes root)
 	$(BIN)/python -m benchmarks.faults --seed 0 --output benchmarks/faults.json
 
+.PHONY: chaos
+chaos: setup ## One run under 200 faults in half an hour, every step accounted for; writes benchmarks/chaos.json
+	$(BIN)/python -m benchmarks.chaos --seed 0 --faults 200 --minutes 30 --output benchmarks/chaos.json
+
 .PHONY: soak
 soak: setup ## Two hours of actors that come and go: what learner and a long-lived actor hold; writes benchmarks/soak.json
 	$(BIN)/python -m benchmarks.soak --hours 2 --seed 0 --output benchmarks/soak.json
