@@ -152,6 +152,12 @@ def aligned(shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray:
     return data.view(dtype).reshape(shape)
 
 
+def largest_float(unroll: Unroll[np.ndarray]) -> float:
+    """Returns the largest magnitude among an unroll's floats."""
+    floats = [array for array in unroll.arrays() if array.size and array.dtype.kind == "f"]
+    return max((float(np.abs(array).max()) for array in floats), default=0.0)
+
+
 def concatenate(unrolls: Sequence[Unroll[np.ndarray]]) -> Unroll[np.ndarray]:
     """Returns the unrolls side by side: [T, E_1 + E_2 + ...]. Copies, even a single one, so that the result is writable."""
     first = unrolls[0]

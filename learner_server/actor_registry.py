@@ -133,7 +133,9 @@ class ActorRegistry:
             if self._only:
                 actor.index = self._only.index(actor_id)
                 actor.task = actor.index % self._tasks
-            actor.host, actor.environments = host[:128], environments
+            # For logs and displays, whose lines it must not break.
+            actor.host = "".join(letter if letter.isprintable() else "?" for letter in host[:128])
+            actor.environments = environments
             actor.joins += 1
             actor.departed = False
             actor.last_seen = time.monotonic()

@@ -17,6 +17,7 @@ from impala.addresses import split_address
 from impala.errors import ConfigError
 from impala.wire import MAX_MESSAGE_BYTES
 from learner_server.intake import Intake, messages_at_once
+from learner_server.malformed import RefuseMalformed
 from learner_server.messages import Messages
 from learner_server.security import TokenCheck
 from learner_server.servicer import LearnerServicer
@@ -137,7 +138,8 @@ class LearnerServer:
 
     async def _serve(self) -> int:
         messages = Messages(SERVICE_NAME, self._servicer.refused.update, self._servicer.count_bytes, self._intake)
-        interceptors: list[grpc.aio.ServerInterceptor] = [messages]
+        # Messages hands on bytes, which RefuseMalformed leaves alone.
+        interceptors: list[grpc.aio.ServerInterceptor] = [RefuseMalformed(), messages]
         if self._token is not None:
             interceptors.insert(0, TokenCheck(self._token, self._servicer.refused.update))
         self._server = grpc.aio.server(options=(*_OPTIONS, *self._limits), interceptors=interceptors)
@@ -162,7 +164,8 @@ class LearnerServer:
             ("grpc.max_receive_message_length", _HEALTH_MESSAGE_BYTES),
             ("grpc.max_allowed_incoming_connections", _HEALTH_CONNECTIONS),
         )
-        server = grpc.aio.server(options=(*_OPTIONS, *limits), maximum_concurrent_rpcs=16)
+        options = (*_OPTIONS, *limits)
+        server = grpc.aio.server(options=options, maximum_concurrent_rpcs=16, interceptors=[RefuseMalformed()])
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         try:
             self.health_port = server.add_insecure_port(address)

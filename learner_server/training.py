@@ -17,7 +17,7 @@ import torch
 
 from impala.errors import Diverged, ImpalaError
 from impala.replay import TrajectoryReplay
-from impala.unroll import Unroll, concatenate
+from impala.unroll import Unroll, concatenate, largest_float
 from learner_server.actor_registry import ActorRegistry, merge_registries
 from learner_server.balance import Balance, Door
 from learner_server.checkpoint_keeper import CheckpointKeeper
@@ -40,6 +40,9 @@ log = logging.getLogger(__name__)
 
 # One batch with an infinity in it may happen; this many say that the weights themselves are lost.
 _MOST_SKIPPED_IN_A_ROW = 100
+# Beyond this an unroll's own numbers may overflow the squares of float32, whatever the weights; an update that one of them spoils
+# says nothing of the weights, and no actor ends the run with it.
+_LARGEST_SANE = 1e6
 
 # A task none of whose actors has called for this long is not waited for: longer than any unroll takes to collect.
 _TASK_SILENCE_SECONDS = 30.0
@@ -124,6 +127,7 @@ class Training:
         # Where stop_at_return was reached, while it remains to be seen whether it holds.
         self._settle_from: int | None = None
         self._skipped_in_a_row = 0
+        self._warned_of_values = False
         self._logged_version = learner.version
         self._saved_version = None if start.checkpoint is None else start.checkpoint.version
         self._next_log = time.monotonic() + config.log_seconds
@@ -248,7 +252,7 @@ class Training:
             self._queue.mark_trained()
             self._interval.add_step(report)
         if report.skipped:
-            self._skip()
+            self._skip(fresh)
         else:
             self._skipped_in_a_row = 0
             self._store.publish(self._learner.version, report.parameters)
@@ -267,7 +271,15 @@ class Training:
         count = self._config.batch_size - self._config.fresh_trajectories
         return concatenate([fresh, self._replay.sample(count)]) if self._replay and count else fresh
 
-    def _skip(self) -> None:
+    def _skip(self, fresh: Unroll[np.ndarray] | None) -> None:
+        sane = torch.tensor(fresh is None or largest_float(fresh) <= _LARGEST_SANE, device=self._learner.device)
+        with self._group.meeting():
+            spoilt = not self._group.all_true(sane)
+        if spoilt:
+            if not self._warned_of_values:
+                log.warning("update skipped: not finite, of unrolls that hold values beyond %g", _LARGEST_SANE)
+            self._warned_of_values = True
+            return
         self._skipped_in_a_row += 1
         if self._skipped_in_a_row == 1:
             log.warning("update skipped: loss or gradient is not finite")

@@ -134,7 +134,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         tensors = {name: safetensors.torch.load(content[f"{name}.safetensors"]) for name in _TENSOR_FILES}
         state = json.loads(content[_STATE])
         version = int(state.pop("version"))
-    except (KeyError, TypeError, ValueError, AttributeError, safetensors.SafetensorError) as error:
+    # Of RuntimeError: a header that torch has no tensor for, and JSON of brackets within brackets without end.
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{path.name}: cannot be read ({error!r})") from error
     return Checkpoint(version=version, state=state, **tensors)
 
@@ -148,7 +149,7 @@ def _read_verified(path: Path) -> dict[str, bytes]:
             if len(data) != expected["bytes"] or hashlib.sha256(data).hexdigest() != expected["sha256"]:
                 raise CheckpointError(f"{path.name}/{name}: {len(data)} bytes that do not match the manifest")
             content[name] = data
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path.name}: torn ({error!r})") from error
     return content
 

@@ -116,6 +116,6 @@ def _last_of(path: Path) -> dict[str, Any] | None:
 def _parse(text: bytes) -> dict[str, Any] | None:
     try:
         line = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # brackets within brackets without end
         return None
     return line if isinstance(line, dict) else None

@@ -17,6 +17,7 @@ from actor_client.actor import Actor
 from impala.config import EnvironmentConfig, NetworkConfig
 from impala.distributions import Categorical
 from impala.environments import OBSERVATION, VectorEnvironment
+from impala.errors import InvalidMessage
 from impala.networks import Network, NetworkOutput, State, build_network
 from impala.specs import ACTION_MASK, ActionSpec
 from impala.unroll import Unroll, concatenate
@@ -283,7 +284,7 @@ def test_weights_of_another_network_are_refused_whole(change: dict[str, torch.Te
     with counting_actor() as actor:
         before = {name: tensor.clone() for name, tensor in actor._network.state_dict().items()}
         weights = {name: tensor + 1.0 for name, tensor in before.items()} | change
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(InvalidMessage, match=message):
             actor.load_parameters(5, {name: tensor for name, tensor in weights.items() if tensor is not None})
         assert all(torch.equal(tensor, before[name]) for name, tensor in actor._network.state_dict().items())
         assert collect(actor).parameter_version.tolist() == [0] * ENVIRONMENTS

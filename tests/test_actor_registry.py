@@ -32,6 +32,10 @@ class Clock:
         monkeypatch.setattr(actor_registry, "time", SimpleNamespace(monotonic=lambda: self.now))
 
 
+def test_a_host_cannot_break_a_line_of_the_log() -> None:
+    assert ActorRegistry().join("a", 1, "here\n\x1b[2JERROR all is lost\u202e", 1).host == "here??[2JERROR all is lost?"
+
+
 def test_a_new_ledger_has_answered_nothing() -> None:
     assert [SequenceLedger().answer(sequence) for sequence in (1, 2, 1000)] == [None] * 3
 

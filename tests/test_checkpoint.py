@@ -184,15 +184,24 @@ def _with_another_folders_file(manifest: dict[str, Any], checkpoint: Path) -> di
 
 
 def _with_a_matching_state(value: Any) -> Callable[[Path], None]:
-    """Replaces state.json by something that the manifest agrees with."""
+    return _with_a_matching("state.json", json.dumps(value).encode())
+
+
+def _with_a_matching(name: str, data: bytes) -> Callable[[Path], None]:
+    """Replaces a file by something that the manifest agrees with."""
 
     def damage(checkpoint: Path) -> None:
-        data = json.dumps(value).encode()
-        (checkpoint / "state.json").write_bytes(data)
+        (checkpoint / name).write_bytes(data)
         entry = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        _edit_manifest(lambda manifest, _: {**manifest, "state.json": entry})(checkpoint)
+        _edit_manifest(lambda manifest, _: {**manifest, name: entry})(checkpoint)
 
     return damage
+
+
+def _without_elements(size: int) -> bytes:
+    """Returns a safetensors file of a tensor without elements, one of whose sizes is 0 and the others are what none can have."""
+    header = json.dumps({"weight": {"dtype": "F32", "shape": [0, size, size], "data_offsets": [0, 0]}}).encode()
+    return len(header).to_bytes(8, "little") + header
 
 
 DAMAGE: dict[str, Callable[[Path], None]] = {
@@ -221,6 +230,10 @@ DAMAGE: dict[str, Callable[[Path], None]] = {
     "a file where the folder should be": lambda path: (shutil.rmtree(path), path.write_bytes(b""))[0],
     "state is no object": _with_a_matching_state("state"),
     "state without version": _with_a_matching_state({"env_steps": 1}),
+    "state of an infinite version": _with_a_matching("state.json", b'{"version": 1e999}'),
+    "state without end": _with_a_matching("state.json", b"[" * 100_000),
+    "manifest without end": lambda path: (path / "manifest.json").write_bytes(b"[" * 100_000) and None,
+    "a size that no tensor can have": _with_a_matching("optimiser.safetensors", _without_elements(2**40)),
 }
 
 

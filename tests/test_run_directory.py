@@ -251,6 +251,12 @@ def test_a_torn_line_in_the_middle_is_passed_over(tmp_path: Path) -> None:
     assert read_metrics(path) == [{"env_steps": 1}, {"env_steps": 3}]
 
 
+def test_a_line_of_brackets_without_end_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"env_steps": 1}\n' + "[" * 50_000 + "\n")
+    assert read_metrics(path) == [read_last_metrics(path)] == [{"env_steps": 1}]
+
+
 def test_a_missing_file_holds_no_lines(tmp_path: Path) -> None:
     assert read_metrics(tmp_path / "metrics.jsonl") == []
     assert read_last_metrics(tmp_path / "metrics.jsonl") is None

@@ -71,6 +71,7 @@ def train(
     tasks: int = 1,
     drain: bool = False,
     spoilt: int = 0,
+    spoilt_to: int = 0,
     transfer: Transfer | None = None,
     stop_after_lines: int = 50,
     group: Group | None = None,
@@ -87,17 +88,17 @@ def train(
         drain: stop at once, or after more than `stop_after_lines`, and train on what the queue then holds.
         on_line: called once a line of metrics, the first being line 1.
         figures: where to put the lines of metrics, for a run that raises.
-        spoilt: the version of the columns whose rewards are too large to learn from.
+        spoilt, spoilt_to: the versions of the columns whose rewards are too large to learn from; one where the last is not given.
         fields: of the configuration, for batches of 4.
     """
-    env = tuple("ABC"[:tasks])
+    env, spoilt_to = tuple("ABC"[:tasks]), spoilt_to or spoilt
     config = LearnerConfig(env=env, unroll_length=STEPS, batch_size=4, log_seconds=1e-6, **fields)
     queue, stop = UnrollQueue(capacity=100, max_line=0, trained=[0] * tasks), threading.Event()
     lines = [] if figures is None else figures
     for task, count in columns.items():
         for version in range(1, count + 1):
             unroll = make_unroll(environments=1, version=version, seed=version)
-            rewards = np.full_like(unroll.rewards, 3e38) if version == spoilt else unroll.rewards
+            rewards = np.full_like(unroll.rewards, 3e38) if 0 < spoilt <= version <= spoilt_to else unroll.rewards
             asyncio.run(queue.put(replace(unroll, rewards=rewards), task))
     path.mkdir(exist_ok=True)
     keeps = group is None or group.place.rank == 0
@@ -156,6 +157,14 @@ def test_what_made_an_update_fail_is_not_replayed(tmp_path: Path) -> None:
     run = train(tmp_path, {0: 20}, replay_fraction=0.5, spoilt=3, total_steps=20 * STEPS)
     assert run.learner.skipped_updates == 1
     assert sum(3 in batch or 4 in batch for batch in run.learner.columns()) == 1
+
+
+def test_unrolls_that_no_weights_could_learn_from_are_skipped_and_do_not_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("learner_server.training._MOST_SKIPPED_IN_A_ROW", 3)
+    run = train(tmp_path, {0: 24}, spoilt=1, spoilt_to=20, total_steps=24 * STEPS)
+    assert (run.end, run.learner.skipped_updates, run.learner.updates) == (End.TOTAL_STEPS, 5, 1)
 
 
 def test_replayed_steps_are_not_counted_again(tmp_path: Path) -> None:

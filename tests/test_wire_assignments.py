@@ -121,6 +121,29 @@ def test_an_actor_of_a_run_without_an_entry_for_tasks_may_have_any() -> None:
     assert decode_assignment(message).task == 7
 
 
+# --- What the actor would have to make room for
+
+TOO_LARGE: dict[str, tuple[str, Callable[[pb.JoinResponse], Any]]] = {
+    "long unrolls": ("unroll_length", lambda message: setattr(message, "unroll_length", 2**32 - 1)),
+    "large observations": ("unroll_length", lambda message: message.observation_specs[0].shape.__setitem__(2, 1000)),
+    "large state": ("unroll_length", lambda message: message.state_specs[0].shape.__setitem__(1, 2**22)),
+    "many actions": ("unroll_length", lambda message: message.actions.CopyFrom(pb.ActionSpec(dimensions=2**24))),
+    "many frames": ("network_json", lambda message: setattr(message, "network_json", '{"frame_stack": 100000}')),
+    "wide layers": ("network_json", lambda message: setattr(message, "network_json", '{"hidden_sizes": [5000, 5000]}')),
+    "one wide layer": ("network_json", lambda message: setattr(message, "network_json", '{"hidden_sizes": [33554432]}')),
+    "many layers": ("network_json", lambda message: setattr(message, "network_json", f'{{"hidden_sizes": {[1] * 257}}}')),
+    "a wide core": ("network_json", lambda message: setattr(message, "network_json", '{"lstm_size": 2049}')),
+}
+
+
+@pytest.mark.parametrize("name", TOO_LARGE)
+def test_what_could_never_be_sent_is_refused_before_room_is_made_for_it(name: str) -> None:
+    message = make_message()
+    field, enlarge = TOO_LARGE[name]
+    enlarge(message)
+    assert refusal(message).field == field
+
+
 # --- The digest
 
 DIFFERENT: dict[str, Callable[[], tuple[AgentConfig, UnrollSpec]]] = {

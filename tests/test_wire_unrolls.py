@@ -20,6 +20,7 @@ from impala.wire import (
     encode_times,
     encode_unroll,
 )
+from impala.wire.tensors import decode_named_tensors
 from protos import impala_pb2 as pb
 from tests.samples import SPEC, make_unroll
 
@@ -458,3 +459,29 @@ def test_a_total_that_is_no_duration_is_refused(value: float) -> None:
 def test_a_part_that_is_not_within_the_total_is_refused(part: str, value: float) -> None:
     with pytest.raises(InvalidMessage, match=rf"^times\.{part}: expected 0 to the total of 1\.0, came "):
         decode_times(pb.ActorTimes(total=1.0, **{part: value}))
+
+
+class Counted:
+    """Messages that are said to be many, and are not to be looked at."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, _: Any) -> Any:
+        return []
+
+    def __iter__(self) -> Any:
+        raise AssertionError("read one by one")
+
+
+def test_episodes_are_counted_before_they_are_read() -> None:
+    with pytest.raises(InvalidMessage, match=r"^episodes: expected at most 2, one a step, came 33554432$"):
+        decode_episodes(Counted(2**25), at_most=2)  # type: ignore[arg-type]
+
+
+def test_named_tensors_are_counted_before_they_are_read() -> None:
+    with pytest.raises(InvalidMessage, match=r"^unroll.observations: expected the entries \['observation'\], came 33554432: \[\]$"):
+        decode_named_tensors(Counted(2**25), "unroll.observations", SPEC.environment.observations, (6, 1))  # type: ignore[arg-type]

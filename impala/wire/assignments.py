@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 from impala.config import AgentConfig, EnvironmentConfig, NetworkConfig, network_from_json
@@ -14,6 +15,8 @@ from impala.wire.spaces import decode_actions, decode_entries, encode_actions, e
 from protos import impala_pb2 as pb
 
 PROTOCOL_VERSION = 1
+
+_MOST_LAYERS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,12 +113,14 @@ def decode_assignment(message: pb.JoinResponse) -> Assignment:
         ),
         state=decode_entries(message.state_specs, "state_specs"),
     )
+    network = _decode_network(message.network_json)
+    _check_sizes(spec, network, message.environments)
     return Assignment(
         run_id=message.run_id,
         spec_digest=message.spec_digest,
         environment=_decode_environment(message),
         task=_decode_task(message.task, spec.environment),
-        network=_decode_network(message.network_json),
+        network=network,
         unroll_spec=spec,
         environments=message.environments,
         seed=message.seed,
@@ -160,6 +165,32 @@ def _decode_network(text: str) -> NetworkConfig:
         return network_from_json(_decode_object(text, "network_json"))
     except ConfigError as error:
         raise InvalidMessage("network_json", "a configuration that this version knows", str(error)) from error
+
+
+def _check_sizes(spec: UnrollSpec, network: NetworkConfig, environments: int) -> None:
+    """Refuses what could never be sent: the actor would make room for it, and come to its end for want of memory.
+
+    Raises:
+        InvalidMessage: a tensor of an unroll, or a layer's weights, of more than MAX_MESSAGE_BYTES.
+    """
+    steps, entries = spec.unroll_length + 1, spec.environment.observations.values()
+    frame = max((entry.size * entry.dtype.itemsize for entry in entries), default=0)
+    state = max((entry.size * entry.dtype.itemsize for entry in spec.state.values()), default=0)
+    action = spec.environment.actions
+    row = max(frame, 8 * (len(action.sizes) or action.dimensions), 8)
+    if environments * max(steps * row, state) > MAX_MESSAGE_BYTES:
+        came = f"{spec.unroll_length} steps of {environments} environments of {row} bytes"
+        raise InvalidMessage("unroll_length", f"unrolls whose tensors have at most {MAX_MESSAGE_BYTES} bytes", came)
+    if environments * frame * max(1, network.frame_stack) > MAX_MESSAGE_BYTES or len(network.hidden_sizes) > _MOST_LAYERS:
+        raise InvalidMessage("network_json", "a frame_stack and hidden_sizes that memory can hold", _described(network))
+    layers = [4 * network.lstm_size**2, *network.hidden_sizes, *(a * b for a, b in pairwise(network.hidden_sizes))]
+    if 4 * sum(layers) > MAX_MESSAGE_BYTES:
+        raise InvalidMessage("network_json", f"weights of at most {MAX_MESSAGE_BYTES} bytes", _described(network))
+
+
+def _described(network: NetworkConfig) -> str:
+    shown = [network.frame_stack, network.lstm_size, len(network.hidden_sizes), *network.hidden_sizes[:8]]
+    return f"frame_stack, lstm_size, layers and their widths of {shown}"
 
 
 def _decode_object(text: str, field: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The tensor codec: NumPy arrays and `Tensor` messages, with nothing assumed of the sender."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -122,17 +122,19 @@ def decode_tensor_as(message: pb.Tensor, field: str, dtype: np.dtype[Any], shape
 
 
 def decode_named_tensors(
-    messages: Iterable[pb.NamedTensor], field: str, entries: Mapping[str, EntrySpec], leading: tuple[int, ...]
+    messages: Sequence[pb.NamedTensor], field: str, entries: Mapping[str, EntrySpec], leading: tuple[int, ...]
 ) -> dict[str, np.ndarray]:
     """Returns named tensors, of shape leading + entry.shape each.
 
     Raises:
         InvalidMessage: entries that are missing, unknown, there twice or not as `entries` says.
     """
-    tensors = [(message.name, message.tensor) for message in messages]
-    by_name = dict(tensors)
-    if by_name.keys() != entries.keys() or len(by_name) != len(tensors):
-        raise InvalidMessage(field, f"the entries {sorted(entries)}", f"{len(tensors)}: {[name[:40] for name, _ in tensors[:8]]}")
+    # Counted before they are copied.
+    fits = len(messages) == len(entries)
+    by_name = {message.name: message.tensor for message in messages} if fits else {}
+    if not fits or by_name.keys() != entries.keys():
+        names = [message.name[:40] for message in messages[:8]]
+        raise InvalidMessage(field, f"the entries {sorted(entries)}", f"{len(messages)}: {names}")
     arrays = {}
     for name, entry in entries.items():
         arrays[name] = decode_tensor_as(by_name[name], f"{field}[{name}]", entry.dtype, leading + entry.shape)
