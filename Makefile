@@ -86,6 +86,12 @@ audit: setup ## Look for known faults in the pinned dependencies and for risky c
 mutants: setup ## Break each guarded line and see its test fail (slow)
 	$(BIN)/python -m tests.mutants
 
+.PHONY: fuzz
+fuzz: setup ## Fuzz the codecs with a million messages, and a learner that trains with 100,000 (SEED=0); writes results/fuzz.json
+	-$(BIN)/python -m pip install --quiet --constraint constraints.txt --group fuzz
+	$(BIN)/python -m tests.fuzz.decode --messages 1000000 --seed $(or $(SEED),0) --output results/fuzz.json
+	$(BIN)/python -m tests.fuzz.live --messages 100000 --seed $(or $(SEED),0) --output results/fuzz.json
+
 .PHONY: bench
 bench: setup .venv-peers/.ready ## Measure all of docs/performance.md, beside peers; writes benchmarks/results.json (an hour; the link of 100 Mbit/s takes root)
 	-$(BIN)/python -m benchmarks.learn --name cartpole --preset cartpole --seeds 0 1 2 3 4 --at-least 475 --again
