@@ -25,6 +25,7 @@ class Programs:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.patience_seconds = PATIENCE_SECONDS
         self.started: list[subprocess.Popen[bytes]] = []
         # Children of theirs that a failing test would leave behind.
         self.strays: set[int] = set()
@@ -75,7 +76,7 @@ class Programs:
         return found[1]
 
     def wait_until(self, condition: Callable[[], Any], *alive: subprocess.Popen[bytes]) -> None:
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + self.patience_seconds
         while not condition():
             for process in alive:
                 assert process.poll() is None, f"ended with {process.returncode}:\n{self.text(process)}"

@@ -56,6 +56,8 @@ def run_live(folder: Path, *, messages: int, seed: int) -> dict[str, Any]:
     token.chmod(0o600)
     access = ("--token-file", str(token))
     try:
+        # Of a machine that has other work.
+        programs.patience_seconds = 600.0
         learner = programs.learner(
             run_dir,
             "--actors",
