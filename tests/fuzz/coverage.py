@@ -46,7 +46,9 @@ def run_atheris(campaign: Campaign, seed: int, max_input: int, finish: Callable[
         for place, content in enumerate(target.seeds):
             if targets.index(target) == index:
                 (corpus / f"{target.name}-{place}").write_bytes(bytes([index]) + content)
-    flags = [f"-seed={seed + 1}", f"-max_len={max_input}", "-rss_limit_mb=4096", "-timeout=60", "-reload=0", "-print_final_stats=0"]
+    # Slow inputs are findings by their own processor time; libFuzzer goes by the clock, and leaves a file for each.
+    limits = ["-rss_limit_mb=4096", "-timeout=60", "-report_slow_units=60", f"-artifact_prefix={corpus}/"]
+    flags = [f"-seed={seed + 1}", f"-max_len={max_input}", *limits, "-reload=0", "-verbosity=0"]
     # New inputs go to the first folder; the seeds are read from it too.
     atheris.Setup([sys.argv[0], *flags, str(corpus)], one_input, custom_mutator=mutate)
     atheris.Fuzz()
