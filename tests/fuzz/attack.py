@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -96,6 +97,8 @@ class Attack:
         while self._left > 0:
             self._left -= 1
             self.messages += 1
+            if self.messages % 5_000 == 0:
+                print(f"{self.messages} messages", file=sys.stderr, flush=True)
             send = self._rng.choices(kinds, (55, 12, 12, 5, 6, 6, 4))[0]
             await send(channel)
             if self._rng.random() < 0.03:
