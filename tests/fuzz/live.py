@@ -75,14 +75,14 @@ def run_live(folder: Path, *, messages: int, seed: int) -> dict[str, Any]:
         actor = programs.actor(address, *access)
         programs.wait_until(lambda: last(run_dir).get("learner_updates", 0) >= _UPDATES_BEFORE, learner, actor)
         attack = Attack(address, token.read_text().strip(), seed)
-        began = time.monotonic()
+        cold, began = Observed(learner.pid, run_dir), time.monotonic()
         asyncio.run(attack.run(int(_WARM_SHARE * messages)))
         before = Observed(learner.pid, run_dir)
         asyncio.run(attack.run(messages - attack.messages))
         seconds = time.monotonic() - began
         findings = [*attack.findings.values()]
         if learner.poll() is not None:
-            return _figures(attack, seconds, before, None, [*findings, f"the learner ended: {programs.text(learner)[-2000:]}"])
+            return _figures(attack, seconds, [cold, before], [*findings, f"the learner ended: {programs.text(learner)[-2000:]}"])
         # Connections that were cut off are closed, and one more line of metrics is written.
         updates = last(run_dir)["learner_updates"]
         programs.wait_until(lambda: last(run_dir)["learner_updates"] > updates + 20, learner, actor)
@@ -92,7 +92,7 @@ def run_live(folder: Path, *, messages: int, seed: int) -> dict[str, Any]:
         findings += judge(before, after, run_dir, programs.text(learner))
         if "Traceback" in programs.text(actor):
             findings.append(f"the actor's log: {programs.text(actor)[-2000:]}")
-        return _figures(attack, seconds, before, after, findings)
+        return _figures(attack, seconds, [cold, before, after], findings)
     finally:
         programs.end()
 
@@ -118,7 +118,8 @@ def judge(before: Observed, after: Observed, run_dir: Path, log: str) -> list[st
     return faults
 
 
-def _figures(attack: Attack, seconds: float, before: Observed, after: Observed | None, findings: list[str]) -> dict[str, Any]:
+def _figures(attack: Attack, seconds: float, moments: Sequence[Observed], findings: list[str]) -> dict[str, Any]:
+    seen = [moment.figures() for moment in moments]
     return {
         "seed": attack.seed,
         "messages": attack.messages,
@@ -126,10 +127,11 @@ def _figures(attack: Attack, seconds: float, before: Observed, after: Observed |
         "answers": {name: dict(sorted(counts.items())) for name, counts in sorted(attack.answers.items())},
         "garbage_connections": attack.connections,
         "seconds": round(seconds, 1),
-        "start": before.figures(),
+        "before_the_first_message": seen[0],
+        "start": seen[1],
         "start_is_taken_after_messages": int(_WARM_SHARE * attack.messages),
-        "end": after and after.figures(),
-        "growth_megabytes": after and round(after.megabytes - before.megabytes, 1),
+        "end": seen[2] if len(seen) > 2 else None,
+        "growth_megabytes": round(seen[-1]["megabytes"] - seen[1]["megabytes"], 1),
         "findings": findings,
     }
 
