@@ -1,4 +1,4 @@
-"""Draws results/*.svg from results/*.json: learning curves over seeds, and the corrections under injected lag.
+"""Draws results/*.svg: learning curves over seeds, the corrections under injected lag, and the other figures of docs/primer.md.
 
 python -m benchmarks.figures
 """
@@ -13,6 +13,8 @@ mpl.use("Agg")
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+
+from benchmarks import primer_figures
 
 FOLDER = Path("results")
 CORRECTIONS = ("vtrace", "one-step", "epsilon", "none")
@@ -80,11 +82,18 @@ def _key(run: dict[str, Any]) -> tuple[str, int, float]:
 def main() -> None:
     mpl.rcParams["svg.hashsalt"] = "impala"  # the same figures from the same numbers, byte for byte
     results = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
-    learnt = {name: result for name, result in results.items() if any("curve" in run for run in result["runs"])}
+    learnt = {name: result for name, result in results.items() if any("curve" in run for run in result.get("runs", []))}
     if learnt:
         curves(learnt, FOLDER / "curves.svg")
     if "corrections" in results:
         corrections(results["corrections"], FOLDER / "corrections.svg")
+    primer_figures.draw_fixed_points(FOLDER / "fixed-points.svg")
+    primer_figures.draw_timeline(FOLDER / "timeline.svg")
+    if "ratios" in results:
+        primer_figures.draw_ratios(results["ratios"], FOLDER / "ratios.svg")
+    scale = Path("benchmarks/scale.json")
+    if scale.exists():
+        primer_figures.draw_actors(json.loads(scale.read_text()), FOLDER / "actors.svg")
 
 
 if __name__ == "__main__":
