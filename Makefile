@@ -131,7 +131,7 @@ PEERS = .venv-peers/bin/python
 LEARN = $(BIN)/python -m benchmarks.learn
 
 .PHONY: results
-results: setup ## Train what docs/results.md reports, three seeds each; goes on where it was; takes hours
+results: setup ## Train what docs/results.md and docs/primer.md report; goes on where it was; takes hours
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[box2d,mujoco]"
 	$(LEARN) --name acrobot --preset acrobot --at-least -90
 	$(LEARN) --name lunarlander --preset lunarlander --at-least 200
@@ -145,6 +145,9 @@ results: setup ## Train what docs/results.md reports, three seeds each; goes on 
 	$(LEARN) --name minatar-asterix --preset minatar --at-least 8 --manner sampled -- --env MinAtar/Asterix-v1
 	$(LEARN) --name minatar-seaquest --preset minatar --at-least 4 --manner sampled -- --env MinAtar/Seaquest-v1
 	$(LEARN) --name minatar-multitask --preset minatar-multitask --actors 4
+	$(BIN)/python -m benchmarks.minimal
+	$(BIN)/python -m benchmarks.ratios
+	$(BIN)/python -m benchmarks.choices
 
 .PHONY: determinism
 determinism: setup ## Train five times in lockstep and once in a single process, and compare the weights bit for bit (minutes)

@@ -22,6 +22,8 @@ _LOG_EPSILON = math.log(1e-6)
 def policy_gradient_loss(log_probs: Tensor, pg_advantages: Tensor) -> Tensor:
     """Returns - sum log pi(a_t|x_t) A_t (paper, section 4.2); A_t already carries its importance ratio.
 
+    docs/primer.md, section 7.6.
+
     Args:
         log_probs: [T, B] log pi(a_t|x_t) of the learner policy; the gradient flows through it alone.
         pg_advantages: [T, B], detached here; 0 on reset rows.
@@ -31,6 +33,8 @@ def policy_gradient_loss(log_probs: Tensor, pg_advantages: Tensor) -> Tensor:
 
 def baseline_loss(values: Tensor, vs: Tensor, valid: Tensor) -> Tensor:
     """Returns 0.5 sum (v_t - V(x_t))^2 over valid rows (paper, section 4.2).
+
+    docs/primer.md, section 7.6.
 
     Args:
         values: [T, B] V(x_t); the gradient flows through it alone.
@@ -85,6 +89,8 @@ def impala_loss(
     forward: Callable[..., NetworkOutput] | None = None,
 ) -> ImpalaLoss:
     """Returns the loss of `network` on a batch of trajectories.
+
+    The sum of its terms: docs/primer.md, section 7.6; the effective sample size: docs/primer.md, section 7.2.
 
     Where the network has a value scale, the baseline loss is of (v_t - V(x_t)) / scale and the advantages are divided by it, so
     that tasks of large and of small returns weigh alike (PopArt; Hessel et al. 2018, arXiv:1809.04474). V stays in true units.
@@ -142,7 +148,7 @@ def corrected_targets(log_ratios: Tensor, unroll: Unroll[Tensor], values: Tensor
         one-step        targets are uncorrected n-step returns; advantages min(pg_rho_bar, pi/mu) (r_t + gamma_t v_{t+1} - V(x_t))
         epsilon, none   the same targets, advantages without a ratio
 
-    Reset rows have v = V and no advantage in all of them. `lambda_` shortens the returns in all of them.
+    Reset rows have v = V and no advantage in all of them (docs/primer.md, section 7.7), and `lambda_` shortens the returns.
 
     Args:
         log_ratios: [T, B] log pi(a_t|x_t) - log mu(a_t|x_t); anything finite on reset rows.

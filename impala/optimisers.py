@@ -11,6 +11,8 @@ from impala.config import OptimiserConfig
 class PaperRMSprop(torch.optim.Optimizer):
     """RMSProp as in TensorFlow, hence in the paper: epsilon inside the root, the average of squares from 1.
 
+    docs/primer.md, section 8.2.
+
         average  <- decay average + (1 - decay) g^2           (average starts at 1)
         velocity <- momentum velocity + lr g / sqrt(average + epsilon)
         weights  <- weights - velocity

@@ -83,7 +83,10 @@ class Unroll(Generic[ArrayT]):
 
     @property
     def reset_rows(self) -> ArrayT:
-        """[T, E] bool: rows of zero weight, the one place where that is decided: x_{t+1} is not where action t led to."""
+        """[T, E] bool: rows of zero weight, the one place where that is decided: x_{t+1} is not where action t led to.
+
+        docs/primer.md, section 7.7.
+        """
         rows: ArrayT = self.is_first[1:] & ~self.terminated
         return rows
 

@@ -1,4 +1,7 @@
-"""V-trace: value targets and advantages for data that an older policy collected (paper, section 4.1)."""
+"""V-trace: value targets and advantages for data that an older policy collected (paper, section 4.1).
+
+docs/primer.md, section 7, derives it.
+"""
 
 import functools
 import math
@@ -17,7 +20,7 @@ _MAX_LOG_PRODUCT = 40.0
 
 
 def importance_ratios(log_rhos: Tensor) -> Tensor:
-    """Returns pi/mu, [...], from its logarithm, clamped at 20 before exp."""
+    """Returns pi/mu, [...], from its logarithm, clamped at 20 before exp (docs/primer.md, section 7.2)."""
     return log_rhos.clamp(max=_MAX_LOG_RHO).exp()
 
 
@@ -49,7 +52,8 @@ def vtrace(
         A_t     = min(pg_rho_bar, pi/mu) (r_t + gamma_t v_{t+1} - V(x_t))
 
     which is the paper's eq. (1) and the advantage under eq. (4), whose target is v_{t+1} and not V(x_{t+1}). rho_bar decides
-    what is learnt (the value of a policy between mu and pi), c_bar only how fast; hence rho_bar >= c_bar.
+    what is learnt (the value of a policy between mu and pi), c_bar only how fast; hence rho_bar >= c_bar. On-policy v is the n-step
+    return (docs/primer.md, section 7.1); the clips and the definition as a sum: docs/primer.md, section 7.3.
 
     A reset row, the transition between two episodes, is given log_rho = -inf: its delta, trace and advantage are then 0, so that
     v = V there, nothing leaks from one episode into the one before, and a truncated episode bootstraps from the value of its
@@ -116,7 +120,10 @@ def vtrace_in_torch(
     pg_rho_bar: float,
     lambda_: float,
 ) -> VTraceReturns:
-    """Returns what `vtrace` does, unchecked, by operators of torch: on any device, of any dtype."""
+    """Returns what `vtrace` does, unchecked, by operators of torch: on any device, of any dtype.
+
+    The recursion: docs/primer.md, section 7.3; the advantages: docs/primer.md, section 7.5.
+    """
     rhos = importance_ratios(log_rhos)
     next_values = torch.cat([values[1:], bootstrap_value.unsqueeze(0)])
     deltas = rhos.clamp(max=rho_bar) * (rewards + discounts * next_values - values)

@@ -38,7 +38,8 @@ def vtrace_loop(
 ) -> tuple[Tensor, Tensor]:
     """Returns v_t and A_t of `impala.vtrace.vtrace`, [T, ...] each, detached and in memory of their own.
 
-    Other threads run meanwhile. The first call for a dtype compiles, which takes a second.
+    The recursion: docs/primer.md, section 7.3. Other threads run meanwhile. The first call for a dtype compiles, which takes a
+    second.
 
     Args:
         log_rhos, discounts, rewards, values: [T, ...], of shapes that agree and such that `suits_the_loop`.

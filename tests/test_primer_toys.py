@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from examples.primer import fixed_points, timeline, two_states
-from impala.vtrace import vtrace
+from impala.vtrace import importance_ratios, vtrace
 
 RHO_BARS = [0.01, 0.1, 0.5, 1.0, 2.0, 10.0, 100.0]
 ONE = Fraction(1)
@@ -64,6 +64,14 @@ def test_the_targets_by_hand_are_those_of_the_project_s_v_trace(actions: tuple[s
         c_bar=float(bar),
     )
     assert returns.vs.tolist() == pytest.approx([float(v) for v in two_states.targets(actions, values, bar)], abs=1e-6)
+
+
+@pytest.mark.parametrize(("state", "mean"), [("A", 0.25), ("B", 3.0)])
+def test_reweighting_by_the_project_s_ratios_gives_the_mean_under_pi(state: str, mean: float) -> None:
+    pairs = [pair for pair in two_states.REWARDS if pair[0] == state]
+    mu, pi = (torch.tensor([float(policy[pair]) for pair in pairs]).double() for policy in (two_states.MU, two_states.PI))
+    rewards = torch.tensor([float(two_states.REWARDS[pair]) for pair in pairs]).double()
+    assert float((mu * importance_ratios(pi.log() - mu.log()) * rewards).sum()) == pytest.approx(mean)
 
 
 def test_the_second_moment_of_a_product_of_ratios_is_a_power() -> None:
