@@ -67,4 +67,4 @@ def _make_actor(config: LearnerConfig, spec: EnvironmentSpec, index: int) -> Act
 
 
 if __name__ == "__main__":
-    print(weights_digest(train(parse(sys.argv[1:]))))  # noqa: T201 - what it is run for
+    print(weights_digest(train(parse(sys.argv[1:]))))

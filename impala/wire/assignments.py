@@ -12,6 +12,7 @@ from impala.errors import ConfigError, InvalidMessage
 from impala.specs import TASK, EntrySpec, EnvironmentSpec, UnrollSpec
 from impala.wire.message_sizes import max_submission_bytes
 from impala.wire.spaces import decode_actions, decode_entries, encode_actions, encode_entries
+from impala.wire.tensors import MAX_MESSAGE_BYTES
 from protos import impala_pb2 as pb
 
 PROTOCOL_VERSION = 1
