@@ -32,7 +32,8 @@ class ActorLimits:
     """The limits; without arguments there are none. Counts what there is of each; of the event loop alone.
 
     Attributes:
-        calls_per_second: of one actor. A few beyond it are made to wait, which slows whoever waits for answers; more are refused.
+        calls_per_second: of one actor, those that bring nothing. Two do not count for each unroll that is accepted: its own, and
+            one for weights. A few beyond it are made to wait, which slows whoever waits for answers; more are refused.
         unrolls: of one actor that may wait for a place in the queue at once.
         unroll_bytes: of one actor's unrolls that wait, once decompressed. One unroll may wait however large it is.
         all_bytes: the same of all actors together.
@@ -44,7 +45,7 @@ class ActorLimits:
     unrolls: float = math.inf
     unroll_bytes: float = math.inf
     all_bytes: float = math.inf
-    refusal_seconds: float = 1.0
+    refusal_seconds: float = 5.0
     _entering_bytes: int = field(default=0, init=False)
 
     async def pace(self, actor: Actor) -> None:
@@ -56,10 +57,14 @@ class ActorLimits:
         now = time.monotonic()
         due = max(actor.calls_due, now - _BURST_SECONDS) + 1.0 / self.calls_per_second
         if due - now > _MOST_PACED / self.calls_per_second:
-            raise OverLimit("calls_per_second", f"{self.calls_per_second:g} calls a second of one actor")
+            raise OverLimit("calls_per_second", f"{self.calls_per_second:g} calls a second of one actor that bring nothing")
         actor.calls_due = due
         if due > now:
             await asyncio.sleep(due - now)
+
+    def credit(self, actor: Actor) -> None:
+        """Notes that an unroll was accepted: an actor that does its work may make any number of calls."""
+        actor.calls_due -= 2.0 / self.calls_per_second
 
     def check_unrolls(self, actor: Actor) -> None:
         """Raises OverLimit if as many of an actor's unrolls wait as may."""

@@ -260,6 +260,7 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         with self._actors.waiting(actor):
             await self._queue.put(submission.unroll, lane, record)
         waited = time.monotonic() - came
+        self._limits.credit(actor)
         self._on_unroll(submission.episodes, submission.age_seconds, actor.task)
         return waited
 
