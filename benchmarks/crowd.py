@@ -63,8 +63,8 @@ class Witness(LearnerClient):
         return answer
 
 
-def act(client: LearnerClient, environments: int, pause: float, *, idle: bool, start_after: float) -> None:
-    """Joins and sends unrolls until the client is closed; an idle one stays connected and sends none."""
+def act(client: LearnerClient, environments: int, pause: float, *, start_after: float) -> None:
+    """Joins and sends unrolls until the client is closed."""
     time.sleep(start_after)
     try:
         assignment = client.join(environments)
@@ -72,8 +72,6 @@ def act(client: LearnerClient, environments: int, pause: float, *, idle: bool, s
         client.start(assignment)
         unroll = synthetic_unroll(assignment.unroll_spec.unroll_length, environments)
         while (parameters := client.next_parameters()) is not None:
-            if idle:
-                return
             unroll.parameter_version[:] = parameters.version
             began = time.monotonic()
             time.sleep(pause)
@@ -90,7 +88,6 @@ def main() -> None:
     parser.add_argument("--name", default="crowd", help="their names are this and a number")
     parser.add_argument("--environments", type=int, default=1, help="of each unroll")
     parser.add_argument("--pause", type=float, default=0.0, help="seconds that collecting an unroll takes")
-    parser.add_argument("--idle", action="store_true", help="join, stay connected and send nothing")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.ERROR)
     # A connection each: channels to one address would share one. All else is the client's own.
@@ -108,7 +105,7 @@ def main() -> None:
         )
         clients.append(client)
         after = random.random() * _START_SECONDS if arguments.actors > 1 else 0.0  # noqa: S311
-        options = {"idle": arguments.idle, "start_after": after}
+        options = {"start_after": after}
         threading.Thread(target=act, args=(client, arguments.environments, arguments.pause), kwargs=options, daemon=True).start()
     signal.signal(signal.SIGTERM, lambda *_: lines.put(None))
     while (line := lines.get()) is not None:
