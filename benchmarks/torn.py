@@ -87,7 +87,7 @@ class Writer:
     def __init__(self, folder: Path, version: int, *, mebibytes: float, keep: int) -> None:
         # Processes forked from a server that has torch imported and does nothing else: started in milliseconds.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["benchmarks.torn"])
+        context.set_forkserver_preload(["run_directory.checkpoint"])
         self._reports, theirs = context.Pipe(duplex=False)
         self._process = context.Process(target=write_for_ever, args=(folder, version, mebibytes, keep, theirs), daemon=True)
         self._process.start()
