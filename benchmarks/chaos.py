@@ -7,8 +7,8 @@ Faults (`benchmarks.chaos_faults`) are drawn from the seed, at random times from
 time and in the midst of writing a checkpoint, SIGTERM, SIGKILL of actors, SIGSTOP of either, black holes, resets and delay. They
 overlap as they may. Environments sleep (`benchmarks.slow_cartpole`), so that the processor is half idle; until the last fault is
 over the run may not end, then the learner is started with the return at which CartPole counts as solved. Every line of metrics is
-held against the one before, and every learner process against what was left to it (`benchmarks.accounts`). Exit code 1 if the run
-is not solved, or anything does not add up, or a program ended that was not told to.
+held against the one before, and every learner process against what was left to it (`benchmarks.chaos_accounts`). Exit code 1 if the
+run is not solved, or anything does not add up, or a program ended that was not told to.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.accounts import Accounts, Tail
+from benchmarks.chaos_accounts import Accounts, Tail
 from benchmarks.chaos_faults import Fault, Kind, draw_faults
 from benchmarks.chaos_proxy import Proxy
 from benchmarks.processes import free_ports

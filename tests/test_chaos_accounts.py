@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.accounts import Accounts, Tail
+from benchmarks.chaos_accounts import Accounts, Tail
 
 
 def line(**changes: Any) -> dict[str, Any]:
