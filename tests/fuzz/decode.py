@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.fuzz.observe import memory_megabytes
+from tests.fuzz.results import current_commit, write_part
 
 # A bomb that goes off is a MemoryError, which no target documents.
 _SPARE_BYTES = 1 << 30
@@ -130,6 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--engine", choices=("auto", "atheris", "random"), default="auto")
     parser.add_argument("--output", type=Path, help="where to write the figures, under `decode`")
     chosen = parser.parse_args(arguments)
+    chosen.commit = current_commit()
     engine = _engine(chosen.engine)
     if engine == "atheris":
         import atheris
@@ -158,13 +160,11 @@ def _limit_memory() -> None:
 
 
 def _finish(campaign: Campaign, engine: str, chosen: argparse.Namespace) -> int:
-    from tests.fuzz.results import write_part
-
     figures = {"seed": chosen.seed, **campaign.report(engine)}
     print(json.dumps({name: value for name, value in figures.items() if name != "findings"}, indent=2))
     print(f"{len(campaign.findings)} findings: {list(campaign.findings)}", flush=True)
     if chosen.output:
-        write_part(chosen.output, "decode", figures)
+        write_part(chosen.output, "decode", figures, chosen.commit)
     return 1 if campaign.findings or figures["resident_megabytes"]["growth"] > 50 else 0
 
 

@@ -26,7 +26,7 @@ from run_directory.journal import read_metrics
 from run_directory.layout import RunDirectory
 from tests.fuzz.attack import Attack
 from tests.fuzz.observe import descriptors, memory_megabytes, threads
-from tests.fuzz.results import write_part
+from tests.fuzz.results import current_commit, write_part
 from tests.programs import ENDLESS, Programs, accounts_balance, last
 
 _MOST_GROWTH_MEGABYTES = 50.0
@@ -142,13 +142,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="where to write the figures, under `live`")
     chosen = parser.parse_args(arguments)
+    commit = current_commit()
     with tempfile.TemporaryDirectory(prefix="impala-fuzz-") as folder:
         figures = run_live(Path(folder), messages=chosen.messages, seed=chosen.seed)
     print(json.dumps({name: value for name, value in figures.items() if name != "findings"}, indent=2))
     print("\n".join(figures["findings"]))
     print(f"{len(figures['findings'])} findings", flush=True)
     if chosen.output:
-        write_part(chosen.output, "live", figures)
+        write_part(chosen.output, "live", figures, commit)
     return 1 if figures["findings"] else 0
 
 
