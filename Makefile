@@ -161,6 +161,10 @@ figures: setup ## Draw results/*.svg from results/*.json
 torn: setup ## Kill a process 500 times while it writes checkpoints, and look for a whole one each time (some minutes)
 	$(BIN)/python -m benchmarks.torn --kills 500 --seed 0 --output benchmarks/torn.json
 
+.PHONY: hostile
+hostile: setup ## Train beside attackers, one kind after the other; writes benchmarks/hostile.json (ten minutes)
+	$(BIN)/python -m benchmarks.hostile --turns 3 --output benchmarks/hostile.json
+
 .PHONY: compose-test
 compose-test: ## Build the images, train with docker compose, scale, kill and restart (needs a Docker engine; some minutes)
 	$(PYTHON) docker/compose_test.py
