@@ -181,10 +181,12 @@ def test_an_actors_unrolls_go_into_its_own_lane() -> None:
     with running_service(lockstep=lockstep, lanes=2) as service:
         service.join("second")
         request = make_request(make_unroll(), digest=service.digest, actor_id="second")
-        service.stub.SubmitTrajectory.future(request, timeout=PATIENCE)
+        call = service.stub.SubmitTrajectory.future(request, timeout=PATIENCE)
         wait_until(lambda: len(lockstep._held) == 1)
         assert [lane.trajectories for lane in service.queue._lanes] == [0, 3]
         service.server.call(service.servicer.end_run)
+        # Kept until here, for gRPC cancels a call that nobody holds.
+        call.result()
 
 
 # --- who has which index

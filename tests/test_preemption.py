@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -151,15 +150,15 @@ def test_a_learner_preempted_while_it_writes_a_checkpoint_finishes_it_and_stops_
 
 
 def contents(checkpoint: Path) -> dict[str, Any]:
-    """Returns all that a checkpoint says, but for how long the run has lasted."""
+    """Returns all that a checkpoint says, but for how long the run has lasted and what its weights are called."""
     state = json.loads((checkpoint / "state.json").read_text())
-    del state["seconds"]
+    del state["seconds"], state["version"]
     return {"state": state, **{path.name: path.read_bytes() for path in checkpoint.glob("*.safetensors")}}
 
 
 @pytest.mark.system
 def test_a_learner_that_goes_on_has_all_that_the_last_one_had_bit_for_bit(programs: Programs, tmp_path: Path) -> None:
-    run_dir, away = tmp_path / "run", tmp_path / "away"
+    run_dir = tmp_path / "run"
     flags = [*FLAGS, "--replay-fraction", "0.5", "--replay-unrolls", "100"]
     learner = programs.learner(run_dir, "--actors", "1", *flags)
     programs.wait_until(lambda: last(run_dir)["env_steps"] > 10_000, learner)
@@ -170,9 +169,10 @@ def test_a_learner_that_goes_on_has_all_that_the_last_one_had_bit_for_bit(progra
     lines = len(read_metrics(run_dir / "metrics.jsonl"))
     again = programs.learner(run_dir, "--actors", "0", *flags, "--checkpoint-seconds", "1000")
     programs.wait_until(lambda: len(read_metrics(run_dir / "metrics.jsonl")) > lines, again)
-    # It trains on nothing, for it has no actor; its last checkpoint is what it took over.
-    shutil.move(newest, away)
+    # It trains on nothing, for it has no actor; its last checkpoint is what it took over, as a version of its own.
     again.send_signal(signal.SIGTERM)
     assert exit_code(again) == 0, programs.text(again)
-    assert contents(newest) == contents(away)
-    assert contents(newest)["state"]["replay_random_states"] != [None]
+    after = run_dir / "checkpoints" / f"version-{last(run_dir)['parameter_version']:012d}"
+    assert after != newest
+    assert contents(after) == contents(newest)
+    assert contents(after)["state"]["replay_random_states"] != [None]
