@@ -41,6 +41,7 @@ _TOKEN = "a-token-for-the-benchmark"  # noqa: S105 - of this machine alone
 def measure(name: str, *, seconds: float, turns: int, flags: list[str]) -> dict[str, Any]:
     """Returns what one attacker did to one run."""
     context = multiprocessing.get_context("spawn")
+    seconds *= ATTACKERS[name].longer
     with tempfile.TemporaryDirectory() as folder:
         token, metrics = Path(folder) / "token", RunDirectory(Path(folder) / "run").metrics
         token.write_text(_TOKEN)
@@ -126,25 +127,29 @@ def _bounded(result: dict[str, Any]) -> bool:
     return result["mebibytes_most"] - result["mebibytes_before"] <= _MOST_MORE_MEBIBYTES and not result["unbalanced"]
 
 
+def _write(path: Path, results: dict[str, Any]) -> None:
+    kept = json.loads(path.read_text())["attackers"] if path.exists() else {}
+    record = {
+        "command": f"python -m benchmarks.hostile {' '.join(sys.argv[1:])}",
+        "machine": f"{os.cpu_count()} x {platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}",
+        "attackers": {**kept, **results},
+    }
+    path.write_text(json.dumps(record, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--attackers", nargs="+", choices=sorted(ATTACKERS), default=list(ATTACKERS))
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each interval")
-    parser.add_argument("--turns", type=int, default=4)
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each interval")
+    parser.add_argument("--turns", type=int, default=6)
     parser.add_argument("--output", type=Path, help="JSON; attackers that it has and that are not measured now stay in it")
     arguments, flags = parser.parse_known_args()
     results = {}
     for name in arguments.attackers:
         result = results[name] = measure(name, seconds=arguments.seconds, turns=arguments.turns, flags=flags)
         print(json.dumps({key: value for key, value in result.items() if key not in ("intervals", "does")}), flush=True)
-    if arguments.output is not None:
-        kept = json.loads(arguments.output.read_text())["attackers"] if arguments.output.exists() else {}
-        record = {
-            "command": f"python -m benchmarks.hostile {' '.join(sys.argv[1:])}",
-            "machine": f"{os.cpu_count()} x {platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}",
-            "attackers": {**kept, **results},
-        }
-        arguments.output.write_text(json.dumps(record, indent=1) + "\n")
+        if arguments.output is not None:
+            _write(arguments.output, results)
     good = all(each["ratio"] >= _LEAST and each["exit_code"] == 0 and _bounded(each) for each in results.values())
     sys.exit(0 if good else 1)
 

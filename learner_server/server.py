@@ -46,6 +46,8 @@ _OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
     # Actors ping every 10 s; without this the server answers such zeal with GOAWAY.
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    # Tensors are compressed, within bounds, and messages are not: decompressing what nobody asked for is work for nothing.
+    ("grpc.per_message_decompression", 0),
     # Calls of one connection; what it makes besides waits at its own end.
     ("grpc.max_concurrent_streams", 256),
     # A connection that does not get as far as HTTP/2, and one that makes no call, are not kept.
