@@ -29,12 +29,12 @@ _INCARNATION = 2**64 - 1
 _STATUSES = frozenset(
     {"OK", "INVALID_ARGUMENT", "FAILED_PRECONDITION", "UNAUTHENTICATED", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED"}
 )
-# No answer, but our own end: the learner answered before the last message of a stream was sent.
-_ENDED_EARLY = "answered early"
+# No answer, but our own end: the learner answered, or the deadline passed, before all of a stream was sent.
+_ENDED_HERE = "ended here"
 _ALSO = {
     "method": {"UNIMPLEMENTED"},
     "health": {"UNIMPLEMENTED", "NOT_FOUND", "CANCELLED"},
-    "stream": {"UNIMPLEMENTED", "CANCELLED", _ENDED_EARLY},
+    "stream": {"UNIMPLEMENTED", "CANCELLED", _ENDED_HERE},
     "metadata": {"CANCELLED"},
 }
 _SIGNS = ("Traceback", 'File "', ".py", "site-packages", "/work/", "/home/", "/usr/")
@@ -184,7 +184,13 @@ class Attack:
         except grpc.aio.AioRpcError as error:
             status, text = error.code().name, f"{error.details()} {error.trailing_metadata()}"
             if str(error.debug_error_string()).startswith('Failed "execute_batch"'):
-                status = _ENDED_EARLY
+                status = _ENDED_HERE
+        except asyncio.CancelledError:
+            # Of a call whose deadline passed before it began gRPC cancels whoever waits for it; we are not.
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            status, text = _ENDED_HERE, ""
         except grpc.aio.UsageError as error:  # the client itself will not send it
             status, text = "OK", f"{error}"
         self.answers[kind][status] += 1
