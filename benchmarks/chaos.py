@@ -36,6 +36,7 @@ from benchmarks.supervised import Life, Supervised
 from benchmarks.witness import read_book
 from impala.errors import CheckpointError
 from run_directory.checkpoint import load_checkpoint
+from run_directory.counters import read_counters
 from run_directory.layout import RunDirectory
 
 SOLVED_AT = 475.0
@@ -156,7 +157,7 @@ class Chaos:
                 state = load_checkpoint(newest).state
             except CheckpointError as error:
                 self.accounts.violations.append(f"after {self.accounts.lines} lines: the newest checkpoint is not whole: {error}")
-        self.accounts.add_death(state)
+        self.accounts.add_death(state, read_counters(self.run.counters))
         if signal.SIGKILL in life.told and life.ended is not None:
             self.recoveries.append(Recovery(killed=life.ended, updates=self.accounts.owed_updates))
 
@@ -246,6 +247,8 @@ class Chaos:
 
     def _report(self) -> dict[str, Any]:
         newest = self.accounts.newest or {}
+        acknowledged = sum(sum(read_book(self._book(index)).values()) for index in range(self.actors))
+        self.accounts.close(acknowledged)
         programs = (self.learner, *self.clients)
         account = ("steps_received", "steps_trained", "steps_dropped", "dropped_by_rule", "steps_waiting", "steps_lost")
         figures = ("learner_updates", "episodes", "mean_return_100", "parameter_version", "refused")
@@ -258,7 +261,7 @@ class Chaos:
             "violations": self.accounts.violations,
             "lines_of_metrics": self.accounts.lines,
             "torn_lines": self.tail.torn,
-            "acknowledged_steps": sum(sum(read_book(self._book(index)).values()) for index in range(self.actors)),
+            "acknowledged_steps": acknowledged,
             **{name: newest.get(name) for name in (*account, *figures)},
         }
 

@@ -36,15 +36,20 @@ class Accounts:
             self._owed = None
         self.newest = line
 
-    def add_death(self, kept: Mapping[str, Any] | None) -> None:
+    def add_death(self, kept: Mapping[str, Any] | None, counted: Mapping[str, Any] | None = None) -> None:
         """Takes in that the learner process has ended, all its lines having been added.
 
         Args:
             kept: the state of the newest checkpoint; None where there is none.
+            counted: the counters that outlived the process (`run_directory.counters`); None where there are none.
         """
         self.deaths += 1
         checkpoint, shown = kept or _NOTHING, self.newest
         base = shown if shown is not None and _progress(shown) >= _progress(checkpoint) else checkpoint
+        if counted is not None:
+            steps = sum(counted["trained_by_task"])
+            if steps + sum(counted["dropped_by_rule"].values()) >= base["env_steps"] + sum(base["dropped_by_rule"].values()):
+                base = {**base, **counted, "env_steps": steps}
         dropped = dict(base["dropped_by_rule"])
         waited = base["steps_received"] - base["env_steps"] - sum(dropped.values())
         self._owed = {
@@ -59,6 +64,12 @@ class Accounts:
     def owed_updates(self) -> int:
         """Updates that the next process begins with: any more are new ones."""
         return 0 if self._owed is None else int(self._owed["learner_updates"])
+
+    def close(self, acknowledged: int) -> None:
+        """Takes in how many steps actors were told, once each, that the learner has them: it must know of as many."""
+        received = 0 if self.newest is None else self.newest["steps_received"]
+        if acknowledged > received:
+            self.violations.append(f"at the end: {acknowledged} steps were acknowledged, and {received} are said to have come")
 
     def _balances(self, line: Mapping[str, Any]) -> None:
         if line["steps_received"] != line["steps_trained"] + line["steps_dropped"] + line["steps_waiting"]:

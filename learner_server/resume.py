@@ -2,7 +2,8 @@
 
 Weights come from the newest whole checkpoint. Counters come from whichever is further on, that checkpoint or the last line of
 metrics.jsonl, for a process that was killed went on after its last checkpoint, and nothing that was once shown may go back. So
-do versions: actors still hold weights that the killed process published.
+do versions: actors still hold weights that the killed process published. Where steps are was counted on after that line, too: see
+`run_directory.counters`.
 """
 
 import json
@@ -15,6 +16,7 @@ import safetensors.torch
 
 from learner_server.group import Group
 from run_directory.checkpoint import Checkpoint, load_newest_checkpoint
+from run_directory.counters import read_counters
 from run_directory.journal import read_last_metrics
 from run_directory.layout import RunDirectory
 
@@ -60,6 +62,10 @@ def find_starting_point(directory: RunDirectory, tasks: int = 1) -> StartingPoin
     # Metrics without a checkpoint: not one could be written. The weights begin anew, versions and counters do not.
     version, kept = (checkpoint.version, checkpoint.state) if checkpoint else (0, _nothing(tasks))
     newest = shown if shown and _progress(shown) >= _progress(kept) else kept
+    counted = _with_env_steps(read_counters(directory.counters), tasks)
+    # They are as new as any line or checkpoint of a learner by itself, in which steps received may be more: of callers that left.
+    if counted is not None and _settled(counted) >= _settled(newest):
+        newest = {**newest, **counted}
     return StartingPoint(
         checkpoint=checkpoint,
         run_id=kept["run_id"],
@@ -96,6 +102,17 @@ def _nothing(tasks: int) -> dict[str, Any]:
 def _progress(counters: Mapping[str, Any]) -> tuple[int, int, int]:
     """What tells the later of two: a step is received, and trained on or dropped, for good. Not `seconds`, which are rounded."""
     return counters["env_steps"], counters["steps_received"], sum(counters["dropped_by_rule"].values())
+
+
+def _settled(counters: Mapping[str, Any]) -> int:
+    """Returns the steps that have come to their end, which never go back."""
+    return int(counters["env_steps"]) + sum(map(int, counters["dropped_by_rule"].values()))
+
+
+def _with_env_steps(counted: Mapping[str, Any] | None, tasks: int) -> dict[str, Any] | None:
+    if counted is None or len(counted["trained_by_task"]) != tasks:
+        return None
+    return {**counted, "env_steps": sum(counted["trained_by_task"])}
 
 
 def _next_version(checkpoint_version: int, shown: Mapping[str, Any]) -> int:

@@ -49,6 +49,7 @@ from learner_server.servicer import LearnerServicer
 from learner_server.training import Training
 from learner_server.transfer import transfer_to
 from learner_server.unroll_queue import UnrollQueue
+from run_directory.counters import CounterFile
 from run_directory.layout import RunDirectory
 
 log = logging.getLogger(__name__)
@@ -167,10 +168,13 @@ class _Service:
             state=learner.network.state_spec(),
         )
         self._digest = spec_digest(config.agent(), self._spec, run_id=start.run_id)
+        # Of several learners each counts its own; what they have in all is known where they meet, in lines and checkpoints.
+        self._counters = None if directory is None or self._place.size > 1 else CounterFile(directory.counters)
         self._queue = UnrollQueue(
             capacity=config.queue_batches * config.fresh_trajectories,
             max_line=_MAX_LINE,
             when_full=config.when_full,
+            keep=None if self._counters is None else self._counters.write,
             received=start.steps_received,
             trained=start.trained_by_task,
             dropped=start.steps_dropped,
@@ -231,6 +235,8 @@ class _Service:
             self._server.stop(_STOP_GRACE_SECONDS)
             if writer is not None:
                 writer.close()
+            if self._counters is not None:
+                self._counters.close()
         return self._conclude(end, figures)
 
     def _start_actors(self) -> LocalActors | None:

@@ -3,7 +3,8 @@
 import asyncio
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -99,6 +100,8 @@ class UnrollQueue:
         trained: the same, one number for each task.
         lanes: in lockstep: how many actors there are, each of which then is what `put`, `serve` and `take_batch` call a task; that
             of actor i counts for task i, over and over.
+        keep: called, while the queue is locked, with what is counted for good whenever that has changed, before anybody hears of
+            it: received, trained on by task, dropped by rule.
     """
 
     def __init__(
@@ -111,7 +114,9 @@ class UnrollQueue:
         trained: Sequence[int] = (0,),
         dropped: Mapping[str, int] | None = None,
         lanes: int | None = None,
+        keep: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> None:
+        self._keep = keep
         self._capacity = capacity
         self._max_line = max_line
         self._drops_oldest = when_full == "drop-oldest"
@@ -141,7 +146,7 @@ class UnrollQueue:
             CancelledError: the caller was cancelled in line and left it; its unroll counts as never received.
         """
         lane = self._lanes[task]
-        with self._lock:
+        with self._counting():
             if self._closed:
                 raise self._closed
             if self._drops_oldest:
@@ -200,20 +205,20 @@ class UnrollQueue:
 
     def mark_trained(self) -> None:
         """Moves the steps of the batch that was taken first, of those not yet marked, from waiting to trained."""
-        with self._lock:
+        with self._counting():
             for lane in self._lanes:
                 lane.trained += lane.in_training.popleft()
 
     def drop_taken(self) -> None:
         """Moves the steps of batches that were taken and not marked from waiting to dropped: the run ended before their turn."""
-        with self._lock:
+        with self._counting():
             for lane in self._lanes:
                 self._drop("run_over", sum(lane.in_training))
                 lane.in_training.clear()
 
     def count_dropped(self, rule: str, env_steps: int) -> None:
         """Accounts for an unroll that was received and dropped without waiting."""
-        with self._lock:
+        with self._counting():
             self._received += env_steps
             self._drop(rule, env_steps)
 
@@ -224,7 +229,7 @@ class UnrollQueue:
             run_over: also drops what has a place. Otherwise that stays, to be drained, and callers in line, who were never told
                 that their unroll was taken, keep it: their steps count as never received.
         """
-        with self._lock:
+        with self._counting():
             self._closed = QueueClosed(run_over=run_over)
             for lane in self._lanes:
                 for ticket in lane.line:
@@ -257,6 +262,15 @@ class UnrollQueue:
         with self._lock:
             return self._account(), read()
 
+    @contextmanager
+    def _counting(self) -> Iterator[None]:
+        """Locks the queue, and keeps what was counted meanwhile."""
+        with self._lock:
+            yield
+            if self._keep is not None:
+                by_task = self._trained_by_task()
+                self._keep({"steps_received": self._received, "trained_by_task": by_task, "dropped_by_rule": self._dropped})
+
     def _account(self) -> StepAccount:
         in_queue = sum(unroll.env_steps for lane in self._lanes for unroll in lane.places)
         in_line = sum(ticket.unroll.env_steps for lane in self._lanes for ticket in lane.line)
@@ -266,8 +280,11 @@ class UnrollQueue:
             dropped=dict(self._dropped),
             waiting=in_queue + in_line + sum(sum(lane.in_training) for lane in self._lanes),
             queued_trajectories=sum(lane.trajectories for lane in self._lanes),
-            trained_by_task=[sum(lane.trained for lane in self._lanes[task :: self._tasks]) for task in range(self._tasks)],
+            trained_by_task=self._trained_by_task(),
         )
+
+    def _trained_by_task(self) -> list[int]:
+        return [sum(lane.trained for lane in self._lanes[task :: self._tasks]) for task in range(self._tasks)]
 
     def _shares(self, trajectories: int) -> dict[int, int]:
         """Returns how many trajectories of each served task the next batch has."""
@@ -293,7 +310,7 @@ class UnrollQueue:
         self._dropped[rule] = self._dropped.get(rule, 0) + env_steps
 
     def _leave(self, lane: _Lane, ticket: _Ticket) -> None:
-        with self._lock:
+        with self._counting():
             if ticket in lane.line:  # else it was given a place in the meantime, or sent away
                 lane.line.remove(ticket)
                 self._received -= ticket.unroll.env_steps

@@ -16,6 +16,7 @@ class RunDirectory:
 
     config.json      what the run learns, and under `learner` the whole configuration of its first start
     metrics.jsonl    one JSON object a log interval, and one when the run ends; also the journal of its counters
+    counters         what was counted since the last line, see `run_directory.counters`
     checkpoints/     see `run_directory.checkpoint`
     tensorboard/     event files
     logs/            what local actors print
@@ -26,6 +27,7 @@ class RunDirectory:
         self.path = path
         self.config = path / "config.json"
         self.metrics = path / "metrics.jsonl"
+        self.counters = path / "counters"
         self.checkpoints = path / "checkpoints"
         self.tensorboard = path / "tensorboard"
         self.logs = path / "logs"

@@ -92,20 +92,19 @@ class Model:
         self.moment = 0
         # Of every version that was published, what its weights had learnt.
         self.published: dict[int, list[int]] = {}
+        self.counters = Counters(0, [0] * self.tasks, Counter())
         self.start()
 
     # --- Processes
 
     def start(self) -> None:
-        """A process begins where the run stands: weights and ledgers of the checkpoint, counters of what was written last."""
+        """A process begins where the run stands: weights and ledgers of the checkpoint, every step where the last one had it."""
         self.lanes = [Lane() for _ in range(self.tasks)]
         self.dealt, self.closed, self.over = 0, "", False
         self.answers: list[tuple[Collected, str]] = []
         written = [counters for counters in (self.saved.counters if self.saved else None, self.shown) if counters is not None]
-        counters = max(written, key=lambda each: each.moment, default=Counters(0, [0] * self.tasks, Counter()))
-        self.counters = deepcopy(counters)
-        waiting = counters.received - sum(counters.trained) - sum(counters.dropped.values())
-        self.counters.dropped["restart"] += waiting
+        self.counters.updates = max(written, key=lambda each: each.moment).updates if written else 0
+        self.counters.dropped["restart"] += self.counters.received - sum(self.counters.trained) - self.counters.dropped.total()
         self.learnt = list(self.saved.learnt) if self.saved else []
         self.actors = deepcopy(self.saved.actors) if self.saved else {}
         for known in self.actors.values():

@@ -27,6 +27,7 @@ from learner_server.servicer import LearnerServicer
 from learner_server.training import Training
 from learner_server.transfer import HostTransfer
 from learner_server.unroll_queue import UnrollQueue
+from run_directory.counters import CounterFile
 from run_directory.layout import RunDirectory
 from tests.samples import AGENT, SPEC
 
@@ -111,10 +112,12 @@ class Process:
         learnt = start.checkpoint.parameters["learnt"].tolist() if start.checkpoint else []
         self.learner = PlayedLearner(start.version, learnt, overlaps=overlaps)
         self.learner.updates, self.learner.skipped_updates = start.learner_updates, start.skipped_updates
+        self.counters = CounterFile(self.directory.counters)
         self.queue = UnrollQueue(
             capacity=config.queue_batches * config.fresh_trajectories,
             max_line=max_line,
             when_full=config.when_full,
+            keep=self.counters.write,
             received=start.steps_received,
             trained=start.trained_by_task,
             dropped=start.steps_dropped,

@@ -128,6 +128,34 @@ def test_a_checkpoint_that_knows_of_more_that_came_counts_though_no_more_was_tra
     assert violations_after_death(line(), kept, line(**after)) == []
 
 
+@pytest.mark.parametrize(("came", "found"), [(130, 0), (100, 1)])
+def test_counters_that_outlived_the_process_count_where_they_are_further_on(came: int, found: int) -> None:
+    accounts = Accounts()
+    accounts.add(line())
+    accounts.add_death(line(), {"steps_received": 130, "trained_by_task": [75], "dropped_by_rule": {"stale": 10}})
+    dropped = {"steps_dropped": 55, "dropped_by_rule": {"stale": 10, "restart": 45}}
+    trained = {"env_steps": 75, "steps_trained": 75, "steps_lost": 5}
+    accounts.add(line(**RESUMED | dropped | trained | {"steps_received": came}))
+    assert len([each for each in accounts.violations if "a new process" in each]) == found
+
+
+def test_counters_of_before_the_last_line_do_not_count() -> None:
+    counted = {"steps_received": 60, "trained_by_task": [40], "dropped_by_rule": {}}
+    accounts = Accounts()
+    accounts.add(line())
+    accounts.add_death(line(), counted)
+    accounts.add(line(**RESUMED))
+    assert accounts.violations == []
+
+
+@pytest.mark.parametrize(("acknowledged", "found"), [(100, 0), (101, 1)])
+def test_what_was_acknowledged_must_have_come(acknowledged: int, found: int) -> None:
+    accounts = Accounts()
+    accounts.add(line())
+    accounts.close(acknowledged)
+    assert len(accounts.violations) == found
+
+
 def test_a_new_process_without_a_line_leaves_what_was_left_to_it() -> None:
     accounts = Accounts()
     accounts.add(line())

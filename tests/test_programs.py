@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.witness import read_book
 from learner_server.__main__ import main as learner_main
-from learner_server.resume import VERSIONS_BETWEEN_LINES
+from learner_server.resume import VERSIONS_BETWEEN_LINES, find_starting_point
 from run_directory.checkpoint import load_newest_checkpoint
+from run_directory.counters import read_counters
 from run_directory.journal import read_metrics
+from run_directory.layout import RunDirectory
 from tests.programs import (
     ENDLESS,
     Programs,
@@ -167,6 +170,23 @@ def test_after_a_killed_learner_actors_return_and_nothing_goes_back(programs: Pr
         assert values == sorted(values), name
     assert lines[killed_at]["parameter_version"] >= lines[killed_at - 1]["parameter_version"] + VERSIONS_BETWEEN_LINES
     assert accounts_balance(run_dir)
+
+
+def test_a_killed_learner_knows_of_all_that_it_had_acknowledged(programs: Programs, tmp_path: Path) -> None:
+    run_dir, book = tmp_path / "run", tmp_path / "book"
+    learner = programs.learner(run_dir, "--actors", "0", *ENDLESS, "--stop-at-return", "1000", "--log-seconds", "1")
+    actor = programs.start("benchmarks.witness", str(book), "--learner", programs.address(learner))
+    programs.wait_until(lambda: last(run_dir)["env_steps"] > 20_000, learner, actor)
+    learner.kill()
+    learner.wait()
+    actor.kill()
+    actor.wait()
+    counted = read_counters(run_dir / "counters")
+    assert counted is not None
+    assert sum(read_book(book).values()) <= counted["steps_received"]
+    start = find_starting_point(RunDirectory(run_dir))
+    assert start.steps_received == counted["steps_received"]
+    assert start.steps_received == start.steps_trained + sum(start.steps_dropped.values())
 
 
 def test_a_run_that_is_over_ends_its_actors_with_code_0(programs: Programs, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from impala.errors import CheckpointError
 from learner_server.resume import VERSIONS_BETWEEN_LINES, StartingPoint, find_starting_point
 from run_directory.checkpoint import Checkpoint, save_checkpoint
+from run_directory.counters import CounterFile
 from run_directory.layout import RunDirectory
 
 # What a checkpoint keeps of a run of two tasks that has received 130 steps, trained on 100, dropped 10 and holds 20.
@@ -167,6 +168,38 @@ def test_a_checkpoint_with_more_received_or_dropped_decides_where_no_more_was_tr
     assert (start.steps_trained, start.steps_received) == (100, 150), "the checkpoint's ledgers know of them"
     line_at(run, 11, steps_received=150, dropped_by_rule={"stale": 10, "overflow": 30})
     assert find_starting_point(run, TASKS).steps_dropped == {"stale": 10, "overflow": 30, "restart": 10}
+
+
+def test_what_was_counted_after_the_last_line_counts(run: RunDirectory) -> None:
+    checkpoint_at(run, 11)
+    line_at(run, 11)
+    counted = {"steps_received": 170, "trained_by_task": [110, 20], "dropped_by_rule": {"stale": 10, "overflow": 5}}
+    CounterFile(run.counters).write(counted)
+    start = find_starting_point(run, TASKS)
+    assert (start.steps_received, start.steps_trained, start.trained_by_task) == (170, 130, [110, 20])
+    assert start.steps_dropped == {"stale": 10, "overflow": 5, "restart": 25}
+    assert start.steps_lost == 30
+    assert start.learner_updates == 10, "as of the last line, which knows"
+
+
+def test_what_was_counted_before_the_last_line_does_not(run: RunDirectory) -> None:
+    CounterFile(run.counters).write({"steps_received": 99, "trained_by_task": [50, 20], "dropped_by_rule": {"stale": 10}})
+    checkpoint_at(run, 11)
+    line_at(run, 11)
+    assert find_starting_point(run, TASKS).steps_received == 130
+
+
+def test_what_was_counted_of_other_tasks_does_not(run: RunDirectory) -> None:
+    checkpoint_at(run, 11)
+    CounterFile(run.counters).write({"steps_received": 999, "trained_by_task": [900], "dropped_by_rule": {}})
+    assert find_starting_point(run, TASKS).steps_received == 130
+
+
+def test_callers_that_left_the_line_are_not_received_though_a_line_said_so(run: RunDirectory) -> None:
+    checkpoint_at(run, 11)
+    line_at(run, 11)
+    CounterFile(run.counters).write({"steps_received": 115, "trained_by_task": [60, 40], "dropped_by_rule": {"stale": 10}})
+    assert find_starting_point(run, TASKS).steps_received == 115
 
 
 def test_steps_trained_after_the_checkpoint_are_lost_and_said_to_be(run: RunDirectory) -> None:

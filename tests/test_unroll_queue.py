@@ -1,12 +1,14 @@
 """The unroll queue: order, places, the line before them, and where every step is."""
 
 import asyncio
+import json
 import math
 import threading
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
@@ -713,3 +715,44 @@ def test_no_unroll_gets_a_place_between_the_account_and_what_is_read_with_it() -
     put.join()
     assert waits
     assert (account.received, queue.account().received) == (STEPS, 2 * STEPS)
+
+
+def test_what_is_counted_for_good_is_kept_at_every_change_before_anybody_hears_of_it() -> None:
+    kept: list[Mapping[str, Any]] = []
+
+    def keep(counted: Mapping[str, Any]) -> None:
+        kept.append(json.loads(json.dumps(counted)))
+
+    queue = UnrollQueue(capacity=3, max_line=1, keep=keep)
+
+    def agrees() -> bool:
+        account = queue.account()
+        mine = {"steps_received": account.received, "trained_by_task": account.trained_by_task, "dropped_by_rule": account.dropped}
+        return kept[-1] == mine
+
+    async def scenario() -> None:
+        await queue.put(make_unroll())
+        assert agrees()
+        (waiting,) = await line_up(queue, make_unroll())
+        assert agrees()
+        with pytest.raises(LineTooLong):
+            await queue.put(make_unroll())
+        assert agrees()
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert agrees()
+        queue.count_dropped("stale", 7)
+        assert agrees()
+        queue.take_batch(3, 0.0)
+        queue.mark_trained()
+        assert agrees()
+        await queue.put(make_unroll())
+        queue.take_batch(3, 0.0)
+        queue.drop_taken()
+        assert agrees()
+        await queue.put(make_unroll())
+        queue.close(run_over=True)
+        assert agrees()
+
+    run(scenario)
+    assert len(kept) == 9
