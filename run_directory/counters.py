@@ -77,7 +77,7 @@ def _read(slot: bytes) -> tuple[int, dict[str, Any] | None]:
         return 0, None
     check, turn, length = _HEADER.unpack_from(slot)
     end = _HEADER.size + length
-    if turn == 0 or end > len(slot) or zlib.crc32(slot[_CHECKED_FROM:end]) != check:
+    if end > len(slot) or zlib.crc32(slot[_CHECKED_FROM:end]) != check:
         return 0, None
     counters = json.loads(slot[_HEADER.size : end])
     return turn, counters

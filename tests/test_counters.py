@@ -64,12 +64,13 @@ def test_a_slot_that_was_torn_leaves_the_one_before(tmp_path: Path, torn: int) -
 
 def test_a_new_process_goes_on_from_the_turn_of_the_last(tmp_path: Path) -> None:
     path = tmp_path / "counters"
-    for received in range(4):
+    for writes in (3, 1, 2):  # each fewer than those before, so that turns that began anew would be older
         file = CounterFile(path)
-        assert read_counters(path) == (None if received == 0 else {"steps_received": received - 1})
-        file.write({"steps_received": received})
+        for write in range(writes):
+            file.write({"writes": writes, "write": write})
         file.close()
-        file.write({"steps_received": -1})  # is not kept any more
+        file.write({"writes": 0})  # is not kept any more
+        assert read_counters(path) == {"writes": writes, "write": writes - 1}
 
 
 def test_a_file_cut_short_or_of_something_else_is_none(tmp_path: Path) -> None:
