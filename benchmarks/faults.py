@@ -313,6 +313,8 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, default=1, help="unrolls that each of them may have under way")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
+    # Namespaces and programs do not end by themselves.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     machine = f"{platform.machine()}, {_processors()} processors, Python {platform.python_version()}"
     results: dict[str, Any] = {}
     if arguments.output is not None and arguments.output.exists():
