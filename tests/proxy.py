@@ -90,11 +90,11 @@ class Proxy:
             far_reader, far_writer = await asyncio.open_connection(*self._target, limit=_CHUNK_BYTES)
             opened.append(far_writer)
             self._writers.add(far_writer)
-            await asyncio.gather(
-                self._pass_on(reader, far_writer, self._to_target, self._note_end_by_actor),
-                self._pass_on(far_reader, writer, self._from_target, self._note_end_by_target),
-            )
-        except (OSError, asyncio.CancelledError):
+            # A group, for it leaves no task behind when one of them ends.
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._pass_on(reader, far_writer, self._to_target, self._note_end_by_actor))
+                group.create_task(self._pass_on(far_reader, writer, self._from_target, self._note_end_by_target))
+        except* (OSError, asyncio.CancelledError):
             pass
         finally:
             self._tasks.discard(task)
@@ -125,7 +125,9 @@ class Proxy:
             # gRPC ends a connection in both directions at once.
             raise ConnectionResetError
 
-        await asyncio.gather(take(), give())
+        async with asyncio.TaskGroup() as group:
+            group.create_task(take())
+            group.create_task(give())
 
     def _note_end_by_actor(self) -> None:
         self.ended_by_actor += 1
