@@ -209,6 +209,7 @@ class LearnerConfig:
             ),
             "device": (self.device == "cpu", "cpu, for on a GPU the order of sums is left to chance", self.device),
             "threads": (self.threads == 1, "1, for how many threads share a sum may depend on what else runs", self.threads),
+            "when_full": (self.when_full == "wait", "wait, for what is dropped depends on who is faster", self.when_full),
             "stop_at_return": (self.stop_at_return is None, "None, for episodes are counted as they come", self.stop_at_return),
         }
         for name, (is_met, expected, came) in demands.items():

@@ -109,7 +109,8 @@ def test_connections_that_never_call_are_closed(
 
 
 def test_a_connection_has_so_many_calls_at_once(service: Service) -> None:
-    with serving(service) as server, connected(server, PREFACE) as connections:
+    # With places for all of them, or whoever comes next would wait for one.
+    with serving(service, intake=Intake(1000)) as server, connected(server, PREFACE) as connections:
         settings = response_of(connections[0], lambda came: len(kinds(came)) >= 1)
         connections[0].sendall(acknowledge_settings())
         for index in range(300):

@@ -90,6 +90,7 @@ LOCKSTEP: dict[str, Any] = {"deterministic": True, "actors": 2, "envs": 8, "batc
         ({"device": "cuda"}, "device: with deterministic expected cpu"),
         ({"threads": 2}, "threads: with deterministic expected 1"),
         ({"stop_at_return": 9.0}, "stop_at_return: with deterministic expected None"),
+        ({"when_full": "drop-oldest"}, "when_full: with deterministic expected wait"),
         (
             {"env": ("A", "B", "C"), "actors": 4, "envs": 4},
             "actors: with deterministic expected as many for each of 3 environments",
