@@ -98,7 +98,8 @@ bench: setup .venv-peers/.ready ## Measure all of docs/performance.md, beside pe
 	-$(BIN)/python -m benchmarks.throughput --seconds 15 --output benchmarks/throughput.json --envs 256 --batch-size 512
 	-$(BIN)/python -m benchmarks.throughput --seconds 15 --output benchmarks/waits-learner.json --preset atari-shallow --network nature
 	-$(BIN)/python -m benchmarks.throughput --seconds 15 --output benchmarks/waits-actor.json --actors 1 --preset atari-shallow
-	-$(BIN)/python -m benchmarks.compare --peer $(PEERS) --output benchmarks/compare.json
+	-$(BIN)/python -m benchmarks.compare --peer $(PEERS) --only cartpole breakout shallow --output benchmarks/compare.json
+	-$(BIN)/python -m benchmarks.compare --peer $(PEERS) --only solve --output benchmarks/solve.json
 	-$(PEERS) -m benchmarks.vtrace --output benchmarks/vtrace.json
 	-$(BIN)/python -m benchmarks.wire --output benchmarks/wire.json
 	-$(BIN)/python -m benchmarks.ingest --output benchmarks/ingest.json

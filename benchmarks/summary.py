@@ -39,9 +39,10 @@ def figures(read: Callable[[str], Any]) -> Iterator[tuple[str, str, Callable[[],
     for game in ("Breakout", "Pong"):
         of_limit = compare(f"{game}, shallow", "ours_to_limit")
         yield "compare", f"{game}, shallow network, as a share of the computed limit", of_limit, ">=", 0.8
-    solve = lambda: float(read("compare")["summary"]["solve"]["median_seconds"]["ours"])  # noqa: E731
-    yield "compare", "CartPole-v1 solved, seconds", solve, "<=", 4
-    yield "compare", "CartPole-v1 solved, share of the best peer's seconds", compare("solve", "ours_to_best_peer"), "<=", 0.25
+    solve = lambda: float(read("solve")["summary"]["solve"]["median_seconds"]["ours"])  # noqa: E731
+    of_peer = lambda: float(read("solve")["summary"]["solve"]["ours_to_best_peer"])  # noqa: E731
+    yield "solve", "CartPole-v1 solved, seconds", solve, "<=", 4
+    yield "solve", "CartPole-v1 solved, share of the best peer's seconds", of_peer, "<=", 0.25
     yield "ingest", "Ingest of Breakout, agent steps/s", median("ingest", "steps_per_second"), ">=", 250_000
     shaped = median("ingest-100-megabits", "steps_per_second")
     yield "ingest-100-megabits", "Ingest over 100 Mbit/s, agent steps/s", shaped, ">=", 62_500

@@ -272,8 +272,12 @@ class LearnerServicer(pb_grpc.LearnerServicer):
             task.exception()
 
     def _drop_stale(self, actor: Actor, submission: _Submission) -> pb.SubmitTrajectoryResponse:
-        self._queue.count_dropped("stale", submission.unroll.env_steps)
-        self._actors.record(actor, submission.incarnation, submission.sequence, accepted=False, env_steps=0, parameter_version=0)
+        def record() -> None:
+            self._actors.record(
+                actor, submission.incarnation, submission.sequence, accepted=False, env_steps=0, parameter_version=0
+            )
+
+        self._queue.count_dropped("stale", submission.unroll.env_steps, record)
         self._on_unroll(submission.episodes, submission.age_seconds, actor.task)
         return self._response(reason=pb.REASON_STALE)
 

@@ -216,9 +216,10 @@ class UnrollQueue:
                 self._drop("run_over", sum(lane.in_training))
                 lane.in_training.clear()
 
-    def count_dropped(self, rule: str, env_steps: int) -> None:
-        """Accounts for an unroll that was received and dropped without waiting."""
+    def count_dropped(self, rule: str, env_steps: int, on_count: Callable[[], None] = lambda: None) -> None:
+        """Accounts for an unroll that was received and dropped without waiting; `on_count` is called at that instant."""
         with self._counting():
+            on_count()
             self._received += env_steps
             self._drop(rule, env_steps)
 

@@ -756,3 +756,12 @@ def test_what_is_counted_for_good_is_kept_at_every_change_before_anybody_hears_o
 
     run(scenario)
     assert len(kept) == 9
+
+
+def test_what_is_dropped_is_recorded_at_the_instant_when_it_is_counted() -> None:
+    queue = make_queue()
+    seen: list[bool] = []
+    # Nobody can read the account in between.
+    queue.count_dropped("stale", 5, lambda: seen.append(queue._lock.locked()))
+    assert seen == [True]
+    assert queue.account().dropped == {"stale": 5}
