@@ -2,17 +2,21 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from learner_server.__main__ import _stop_on_signals
+from run_directory.checkpoint import load_checkpoint, save_checkpoint
 from run_directory.journal import read_metrics
 from tests.programs import ENDLESS, Programs, accounts_balance, exit_code, last, steps_of_actors
 
@@ -88,7 +92,7 @@ def test_a_preempted_learner_whose_queue_is_full_loses_nothing_and_its_counters_
     assert end["steps_received"] == end["steps_trained"] == sum(steps_of_actors(run_dir).values())
 
     again = programs.learner(run_dir, *flags, "--listen", address)
-    programs.wait_until(lambda: last(run_dir)["env_steps"] > end["env_steps"] + 20_000, again, *actors)
+    programs.wait_until(lambda: last(run_dir)["env_steps"] > end["env_steps"] + 2_000, again, *actors)
     again.send_signal(signal.SIGTERM)
     assert exit_code(again) == 0, programs.text(again)
     lines = read_metrics(run_dir / "metrics.jsonl")
@@ -156,15 +160,24 @@ def contents(checkpoint: Path) -> dict[str, Any]:
     return {"state": state, **{path.name: path.read_bytes() for path in checkpoint.glob("*.safetensors")}}
 
 
+def draw_from_torch(path: Path) -> None:
+    """Makes a checkpoint one of a learner that had drawn random numbers, for a learner of its own accord draws none in training."""
+    checkpoint = load_checkpoint(path)
+    shutil.rmtree(path)
+    state = torch.Generator().manual_seed(4711).get_state()
+    save_checkpoint(path.parent, replace(checkpoint, random={"cpu": state}), keep=3)
+
+
 @pytest.mark.system
 def test_a_learner_that_goes_on_has_all_that_the_last_one_had_bit_for_bit(programs: Programs, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     flags = [*FLAGS, "--replay-fraction", "0.5", "--replay-unrolls", "100"]
     learner = programs.learner(run_dir, "--actors", "1", *flags)
-    programs.wait_until(lambda: last(run_dir)["env_steps"] > 10_000, learner)
+    programs.wait_until(lambda: last(run_dir).get("learner_updates", 0) > 2, learner)
     learner.send_signal(signal.SIGTERM)
     assert exit_code(learner) == 0, programs.text(learner)
     newest = run_dir / "checkpoints" / f"version-{last(run_dir)['parameter_version']:012d}"
+    draw_from_torch(newest)
 
     lines = len(read_metrics(run_dir / "metrics.jsonl"))
     again = programs.learner(run_dir, "--actors", "0", *flags, "--checkpoint-seconds", "1000")
