@@ -112,9 +112,10 @@ def _interval(orders: Connection, metrics: Path, learner: int, attacker: int, *,
     first, before = read_metrics(metrics)[-1], _order(orders, order)
     time.sleep(seconds)
     last, after, took = read_metrics(metrics)[-1], _order(orders, order), time.monotonic() - began
+    # A learner that stands still writes no line.
     return {
         "attacks": attacks,
-        "steps_per_second": round((last["env_steps"] - first["env_steps"]) / (last["seconds"] - first["seconds"])),
+        "steps_per_second": round((last["env_steps"] - first["env_steps"]) / max(last["seconds"] - first["seconds"], seconds / 2)),
         "answers": {name: after[name] - before.get(name, 0) for name in after if after[name] != before.get(name, 0)},
         "learner_cores": round((processor_seconds(learner) - used[0]) / took, 2),
         "attacker_cores": round((processor_seconds(attacker) - used[1]) / took, 2),
