@@ -45,7 +45,7 @@ class ActorLimits:
     unrolls: float = math.inf
     unroll_bytes: float = math.inf
     all_bytes: float = math.inf
-    refusal_seconds: float = 5.0
+    refusal_seconds: float = 10.0
     _entering_bytes: int = field(default=0, init=False)
 
     async def pace(self, actor: Actor) -> None:

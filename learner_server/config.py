@@ -103,7 +103,7 @@ class LearnerConfig:
     """Unrolls of weights that are more versions old than this are dropped."""
     max_envs: int = 1024
     """Most environments that one actor may step. Decides how large a message may be."""
-    max_calls_per_second: int = 100
+    max_calls_per_second: int = 50
     """Of one actor, those that bring nothing: for each unroll that is accepted two do not count, its own and one for weights. Those
     of a second may be made up for after a pause. More are slowed, then refused."""
     max_actor_mebibytes: int = 256

@@ -1,13 +1,13 @@
 """A learner as its users start it, under the limits that its flags say."""
 
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import grpc
 import pytest
 
-from benchmarks.raw_http2 import is_closed
+from benchmarks.raw_http2 import PREFACE, is_closed
 from protos import impala_pb2 as pb
 from protos import impala_pb2_grpc as pb_grpc
 from tests.programs import ENDLESS, Programs, exit_code
@@ -38,6 +38,10 @@ def test_a_learner_holds_callers_to_the_limits_of_its_flags(programs: Programs, 
         assert sum(ask.exception() is None for ask in asks) >= 9
 
         others = [connections.enter_context(socket.create_connection((host, int(port)), timeout=PATIENCE)) for _ in range(10)]
+        for connection in others:
+            # With it, a connection that may stay does so for minutes.
+            with suppress(OSError):
+                connection.sendall(PREFACE)
         programs.wait_until(lambda: sum(map(is_closed, others)) >= 8, learner)
     learner.terminate()
     assert exit_code(learner) == 0
