@@ -86,9 +86,9 @@ def draw_timeline(output: Path) -> None:
 
 
 def draw_actors(result: dict[str, Any], output: Path) -> None:
-    """Writes updates and unrolls a second by the number of connected actors."""
+    """Writes updates and unrolls a second by the number of connected actors: each round, and a line through the medians."""
     figure, panels = plt.subplots(1, 2, figsize=(7, 2.8), layout="constrained")
-    titles = {"full": "all send what they can", "paced": "all together send 120 unrolls a second"}
+    titles = {"full": "all send what they can", "paced": "all together send 120 to 125 unrolls a second"}
     for axes, (kind, title) in zip(panels, titles.items(), strict=True):
         _by_actors(axes, result[kind])
         axes.set_title(title, fontsize=9)
@@ -99,11 +99,14 @@ def draw_actors(result: dict[str, Any], output: Path) -> None:
 
 def _by_actors(axes: Axes, rows: list[dict[str, Any]]) -> None:
     measures = (("learner_updates_per_second", "updates"), ("submissions_per_second", "unrolls"))
-    for index, (name, label) in enumerate(measures):
-        points = [(row["connections"], row[name]) for row in rows]
-        axes.plot(*zip(*sorted(points), strict=True), marker="os"[index], ls=_STYLES[index], color=COLOURS[index], label=label)
-    axes.set_xscale("log", base=2)
     counts = sorted({row["connections"] for row in rows})
+    for index, (name, label) in enumerate(measures):
+        by_count = [[row[name] for row in rows if row["connections"] == count] for count in counts]
+        medians = [float(np.median(values)) for values in by_count]
+        axes.plot(counts, medians, marker="os"[index], ls=_STYLES[index], color=COLOURS[index], label=label)
+        for count, values in zip(counts, by_count, strict=True):
+            axes.plot([count] * len(values), values, "os"[index], ms=3, mfc="white", color=COLOURS[index])
+    axes.set_xscale("log", base=2)
     axes.set_xticks(counts, [str(count) for count in counts])
     axes.set_ylim(bottom=0)
     axes.set_xlabel("actors, a connection each")
