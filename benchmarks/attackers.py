@@ -16,11 +16,14 @@ import zstandard
 
 from benchmarks.raw_http2 import PREFACE, begin_call, begin_message, is_closed, part_of_message
 from benchmarks.scale import synthetic_unroll
+from impala.wire import encode_unroll
 from protos import impala_pb2 as pb
 from protos import impala_pb2_grpc as pb_grpc
 
 _BOMB_BYTES = 2**31
 _SLICE = 16_000
+# As the preset cartpole has them.
+_LENGTH, _ENVIRONMENTS = 20, 32
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ class _Submitter(Attacker):
         async with grpc.aio.insecure_channel(self.target.address) as channel:
             stub = pb_grpc.LearnerStub(channel)
             digest = (await self.join(stub)).spec_digest
-            unroll = synthetic_unroll()
+            unroll = encode_unroll(synthetic_unroll(_LENGTH, _ENVIRONMENTS))
             self.spoil(unroll.rewards)
             identity = {"actor_id": "mallory", "incarnation": self.incarnation, "spec_digest": digest}
             sequence = 0

@@ -17,29 +17,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from actor_client import client as client_module
 from actor_client.client import Closed, LearnerClient, Redirect
-from impala.unroll import Unroll
+from benchmarks.scale import synthetic_unroll
 
 _START_SECONDS = 5.0
-
-
-def synthetic_unroll(length: int, environments: int) -> Unroll[np.ndarray]:
-    """Returns an unroll that could be CartPole's, of random content."""
-    generator = np.random.default_rng(0)
-    rows = (length, environments)
-    return Unroll(
-        observations={"observation": generator.normal(size=(length + 1, environments, 4)).astype(np.float32)},
-        is_first=np.zeros((length + 1, environments), np.bool_),
-        actions=generator.integers(0, 2, size=rows),
-        rewards=np.ones(rows, np.float32),
-        terminated=np.zeros(rows, np.bool_),
-        behaviour_log_probs=np.full(rows, -0.69, np.float32),
-        initial_state={},
-        parameter_version=np.ones(environments, np.int64),
-    )
 
 
 class Witness(LearnerClient):

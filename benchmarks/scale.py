@@ -42,21 +42,19 @@ _WARM_UP_SECONDS = 4.0
 _PATIENCE_SECONDS = 120.0
 
 
-def synthetic_unroll() -> pb.Unroll:
+def synthetic_unroll(length: int, environments: int) -> Unroll[np.ndarray]:
     """Returns an unroll that could be CartPole's, of random content."""
-    random = np.random.default_rng(0)
-    rows = (_LENGTH, _ENVIRONMENTS)
-    return encode_unroll(
-        Unroll(
-            observations={"observation": random.normal(size=(_LENGTH + 1, _ENVIRONMENTS, 4)).astype(np.float32)},
-            is_first=np.zeros((_LENGTH + 1, _ENVIRONMENTS), np.bool_),
-            actions=random.integers(0, 2, size=rows),
-            rewards=np.ones(rows, np.float32),
-            terminated=np.zeros(rows, np.bool_),
-            behaviour_log_probs=np.full(rows, -0.69, np.float32),
-            initial_state={},
-            parameter_version=np.ones(_ENVIRONMENTS, np.int64),
-        )
+    generator = np.random.default_rng(0)
+    rows = (length, environments)
+    return Unroll(
+        observations={"observation": generator.normal(size=(length + 1, environments, 4)).astype(np.float32)},
+        is_first=np.zeros((length + 1, environments), np.bool_),
+        actions=generator.integers(0, 2, size=rows),
+        rewards=np.ones(rows, np.float32),
+        terminated=np.zeros(rows, np.bool_),
+        behaviour_log_probs=np.full(rows, -0.69, np.float32),
+        initial_state={},
+        parameter_version=np.ones(environments, np.int64),
     )
 
 
@@ -78,7 +76,7 @@ async def _simulate(address: str, connections: int, rate: float | None, orders: 
     channels = [grpc.aio.insecure_channel(address, options=options) for _ in range(connections)]
 
     async def act(index: int) -> None:
-        stub, unroll = pb_grpc.LearnerStub(channels[index]), synthetic_unroll()
+        stub, unroll = pb_grpc.LearnerStub(channels[index]), encode_unroll(synthetic_unroll(_LENGTH, _ENVIRONMENTS))
         identity = {"actor_id": f"simulated-{index}", "incarnation": time.time_ns()}
         join = pb.JoinRequest(protocol_version=1, environments=_ENVIRONMENTS, **identity)
         digest = (await stub.Join(join, wait_for_ready=True)).spec_digest

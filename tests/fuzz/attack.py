@@ -5,6 +5,7 @@ import random
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -37,7 +38,8 @@ _ALSO = {
     "stream": {"UNIMPLEMENTED", "CANCELLED", _ENDED_HERE},
     "metadata": {"CANCELLED"},
 }
-_SIGNS = ("Traceback", 'File "', ".py", "site-packages", "/work/", "/home/", "/usr/")
+# What no answer may hold: tracebacks, and paths of the machine, that of this checkout among them.
+_SIGNS = ("Traceback", 'File "', ".py", "site-packages", str(Path(__file__).resolve().parents[2]), "/home/", "/usr/")
 _METHODS = ("Nope", "", "Join/", "../Join", "join", "\u00e9", "x" * 4000)
 _OTHER_PATHS = ("/x", "/impala.v2.Learner/Join", "/grpc.health.v1.Health/Nope", "//", "/")
 _OPEN_PATHS = (
