@@ -158,6 +158,12 @@ determinism: setup ## Train five times in lockstep and once in a single process,
 figures: setup ## Draw results/*.svg from results/*.json
 	$(BIN)/python -m benchmarks.figures
 
+.PHONY: docs
+docs: setup ## Build the site of documents and API reference in build/site, and check its links; it needs no network
+	rm -rf build/site
+	$(BIN)/python -m sphinx --fresh-env --fail-on-warning --keep-going --quiet --conf-dir docs/site . build/site
+	$(BIN)/python docs/site/check.py build/site
+
 .PHONY: torn
 torn: setup ## Kill a process 500 times while it writes checkpoints, and look for a whole one each time (some minutes)
 	$(BIN)/python -m benchmarks.torn --kills 500 --seed 0 --output benchmarks/torn.json

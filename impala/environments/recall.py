@@ -21,11 +21,13 @@ class Recall(gymnasium.Env[np.ndarray, np.int64]):
         self._cue = self._step = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        """Draws a cue and returns the observation that shows it; `options` are ignored."""
         super().reset(seed=seed)
         self._cue, self._step = int(self.np_random.integers(self._cues)), 0
         return self._observation(), {}
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Returns the next observation; the episode ends with the answer, right or wrong."""
         asked = self._step == self._delay
         self._step += 1
         return self._observation(), float(asked and action == self._cue), asked, False, {}
