@@ -221,7 +221,10 @@ class Training:
             if reached:
                 return End.SOLVED
             self._settle_from = None
-        return End.TOTAL_STEPS if self._env_steps >= self._config.total_steps else None
+        if self._env_steps < self._config.total_steps:
+            return None
+        # By now the learning rate has fallen to 0, as it does while a run settles.
+        return End.SOLVED if reached else End.TOTAL_STEPS
 
     def _rate_scale(self) -> float:
         """Falls from 1 to 0 while the run settles."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,7 @@ def train(
     figures: list[dict[str, Any]] | None = None,
     store: ParameterStore | None = None,
     lockstep: Lockstep | None = None,
+    returns: Sequence[float] = (),
     **fields: Any,
 ) -> Run:
     """Trains on so many columns of each task, the `i`th from 1 of version `i`, until out of steps; gives up after 50 log lines.
@@ -89,6 +90,7 @@ def train(
         on_line: called once a line of metrics, the first being line 1.
         figures: where to put the lines of metrics, for a run that raises.
         spoilt, spoilt_to: the versions of the columns whose rewards are too large to learn from; one where the last is not given.
+        returns: of the last episodes, of a run with one task.
         fields: of the configuration, for batches of 4.
     """
     env, spoilt_to = tuple("ABC"[:tasks]), spoilt_to or spoilt
@@ -117,7 +119,7 @@ def train(
         queue=queue,
         store=store or ParameterStore(),
         actors=actors or ActorRegistry(tasks),
-        episodes=EpisodeLog(counts=[0] * tasks),
+        episodes=EpisodeLog(counts=[0] * tasks, recent_returns=[returns] if returns else ()),
         writer=writer,
         start=StartingPoint(),
         replay=TrajectoryReplay(config.replay_unrolls, seed=0) if config.replay_fraction else None,
@@ -140,6 +142,23 @@ def train(
     if writer is not None:
         writer.close()
     return Run(end, learner, queue, lines)
+
+
+@pytest.mark.parametrize(
+    ("mean", "settle_steps", "end", "steps"),
+    [
+        (9.0, 0, End.TOTAL_STEPS, 100),
+        (9.0, 60, End.TOTAL_STEPS, 100),
+        (10.0, 0, End.SOLVED, 0),
+        (10.0, 60, End.SOLVED, 60),
+        (10.0, 1000, End.SOLVED, 100),  # no steps are left to see whether it holds; the learning rate has fallen to 0 all the same
+    ],
+)
+def test_a_run_that_ends_with_the_return_that_was_asked_for_is_solved(
+    mean: float, settle_steps: int, end: End, steps: int, tmp_path: Path
+) -> None:
+    run = train(tmp_path / "run", {0: 40}, returns=[mean] * 100, stop_at_return=10.0, settle_steps=settle_steps, total_steps=100)
+    assert (run.end, len(run.learner.columns()) * 4 * STEPS) == (end, steps)
 
 
 def test_part_of_each_batch_but_the_first_is_replayed_from_earlier_ones(tmp_path: Path) -> None:
