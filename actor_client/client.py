@@ -19,6 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from torch import Tensor
 
 from actor_client.backoff import Backoff
+from actor_client.call_times import CallTimes
 from actor_client.tls import TLS, find_obstacle
 from actor_client.window import Window
 from impala.errors import Refused
@@ -104,6 +105,7 @@ class LearnerClient:
 
     Attributes:
         waited_seconds: that `submit` and `next_parameters` have waited so far for answers, places and weights.
+        call_times: how long answered calls took.
 
     Args:
         address: HOST:PORT.
@@ -134,6 +136,7 @@ class LearnerClient:
     ) -> None:
         self.address = address
         self.waited_seconds = 0.0
+        self.call_times = CallTimes()
         self._tls = tls
         self._tell_reached = reached
         self._reached = False
@@ -365,10 +368,17 @@ class LearnerClient:
         if self._newest_version <= self._known_version:
             return
         request = pb.GetParametersRequest(actor_id=self._actor_id, known_version=self._known_version)
-        attempt = partial(self._stub.GetParameters, request, timeout=_FETCH_SECONDS, metadata=self._metadata)
+        began = 0.0
+
+        def attempt() -> Any:
+            nonlocal began
+            began = time.monotonic()
+            return self._stub.GetParameters(request, timeout=_FETCH_SECONDS, metadata=self._metadata)
+
         response = self._call("GetParameters", attempt, rejoin=True)
         if response is None or response.not_modified:
             return
+        self.call_times.add_fetch(time.monotonic() - began)
         parameters = Parameters(version=response.version, tensors=decode_parameters(response.parameters))
         with self._changed:
             self._parameters = parameters
@@ -398,13 +408,18 @@ class LearnerClient:
             self._closed.wait(_FIRST_PAUSE_SECONDS if measurements < _FIRST_MEASUREMENTS else _PAUSE_SECONDS)
 
     def _submit_one(self, request: pb.SubmitTrajectoryRequest, first_step_at: float) -> None:
+        began = 0.0
+
         def attempt() -> Any:
-            request.age_seconds = time.monotonic() - first_step_at
+            nonlocal began
+            began = time.monotonic()
+            request.age_seconds = began - first_step_at
             return self._stub.SubmitTrajectory(request, timeout=_SUBMIT_SECONDS, metadata=self._metadata)
 
         response = self._call("SubmitTrajectory", attempt, rejoin=True)
         if response is None:
             return
+        self.call_times.add_submission(time.monotonic() - began, response.waited_seconds)
         if response.reason == pb.REASON_RUN_OVER:
             self._run_over.set()
         elif response.reason == pb.REASON_STALE:

@@ -14,7 +14,7 @@ from actor_client.health import health_port
 from impala.environments import Hosting, VectorEnvironment
 from impala.errors import ConfigError, Refused
 from impala.networks import build_network
-from impala.processor import prepare_processor
+from impala.processor import prepare_processor, starved_seconds
 from impala.tokens import read_token
 from impala.unroll import ActorTimes
 from impala.wire import Assignment
@@ -125,20 +125,24 @@ class ActorProcess:
 
 def _act(client: LearnerClient, actor: Actor) -> None:
     version, clock = 0, time.perf_counter
-    collected_at, waited = clock(), client.waited_seconds
+    collected_at, waited, starved = clock(), client.waited_seconds, starved_seconds()
     while (parameters := client.next_parameters()) is not None:
         if parameters.version != version:
             version = parameters.version
             actor.load_parameters(version, parameters.tensors)
         first_step_at = time.monotonic()
         collected = actor.collect()
-        before, collected_at = (collected_at, waited), clock()
-        waited = client.waited_seconds
+        before, collected_at = (collected_at, waited, starved), clock()
+        waited, starved, calls = client.waited_seconds, starved_seconds(), client.call_times.take()
         times = ActorTimes(
             total=collected_at - before[0],
             environment=collected.environment_seconds,
             inference=collected.inference_seconds,
             waiting=waited - before[1],
+            line=calls.line,
+            sending=calls.sending,
+            fetching=calls.fetching,
+            starved=starved - before[2],
         )
         if not client.submit(collected.unroll, collected.episodes, first_step_at, times):
             return

@@ -64,9 +64,9 @@ def black_hole(arguments: argparse.Namespace, *, pause: float) -> dict[str, Any]
             "other_steps_per_second": {"before": before, "until_noticed": unnoticed, "later": during},
             "longest_time_without_an_update": on.longest_pause(updates),
         }
-        accepted = {"accepted": True, "since": back}
-        first = wait_for(lambda: on.events(victim, "answered", **accepted), "an accepted unroll of the victim")
-        result["seconds_to_first_accepted"] = round(first, 2)
+        # Accepted or not: what was collected for long is stale by then on a machine that makes many versions meanwhile.
+        first = wait_for(lambda: on.events(victim, "answered", since=back), "an answer to the victim")
+        result["seconds_to_first_answer"] = round(first, 2)
         result["retries_answered_as_duplicates"] = len(on.events(victim, "answered", duplicate=True))
         assert other.poll() is None
         result["unbalanced"] = on.unbalanced()

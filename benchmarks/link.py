@@ -115,13 +115,14 @@ def namespace(name: str, address: str) -> Iterator[int]:
 
 
 @contextmanager
-def linked(round_trip: float, megabits: float, *, seed: int = 0) -> Iterator[Link]:
-    """Yields a link between two new namespaces: `round_trip` seconds, and `megabits` a second in each direction."""
+def linked(round_trip: float, megabits: float, *, megabits_to_actors: float | None = None, seed: int = 0) -> Iterator[Link]:
+    """Yields a link between two new namespaces: `round_trip` seconds, and `megabits` a second in each direction, or in one."""
+    rates = {"to actors": megabits_to_actors or megabits, "to learner": megabits}
     here, there = f"learner{os.getpid()}", f"actors{os.getpid()}"
     with ExitStack() as open_ones:
         devices = [open_ones.enter_context(namespace(name, address)) for name, address in ((here, LEARNER), (there, ACTORS))]
         to_actors, to_learner = (
-            Direction(*pair, round_trip / 2, 8.0 / (megabits * 1e6), Random(f"{seed} {name}"))  # noqa: S311
+            Direction(*pair, round_trip / 2, 8.0 / (rates[name] * 1e6), Random(f"{seed} {name}"))  # noqa: S311
             for pair, name in ((devices, "to actors"), (devices[::-1], "to learner"))
         )
         loop = asyncio.new_event_loop()

@@ -39,12 +39,20 @@ class ActorTimes:
         environment: stepping environments.
         inference: computing and drawing actions.
         waiting: for a place among the unrolls under way, for weights, or, with one unroll at a time, for its answer.
+        line: that unrolls stood in line at the learner, of submissions answered in that time; several may overlap.
+        sending: the rest of those submissions, from request to answer.
+        fetching: calls that brought weights in that time.
+        starved: the actor's own thread could have run and had no core to run on.
     """
 
     total: float
     environment: float
     inference: float
     waiting: float
+    line: float = 0.0
+    sending: float = 0.0
+    fetching: float = 0.0
+    starved: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,6 +69,7 @@ class Actor:
     host: str = ""
     environments: int = 0
     joins: int = 0
+    refused: int = 0
     env_steps: int = 0
     parameter_version: int = 0
     last_seen: float = 0.0
@@ -212,6 +213,12 @@ class ActorRegistry:
         """
         with self._lock:
             return self._seen(actor_id)
+
+    def note_refused(self, actor_id: str) -> None:
+        """Counts a refused message of an actor, if it is known."""
+        with self._lock:
+            if actor_id in self._actors:
+                self._actors[actor_id].refused += 1
 
     def _seen(self, actor_id: str) -> Actor:
         check_actor_id(actor_id)

@@ -67,6 +67,9 @@ class LearnerConfig:
     """HOST:PORT to answer grpc.health.v1 on, and nothing else, in clear and without a token. For probes; see impala-health."""
     metrics: str | None = None
     """HOST:PORT to answer Prometheus on, at /metrics, in clear and without a token."""
+    status: str | None = None
+    """HOST:PORT to serve the status page on, to browsers. Elsewhere than on loopback it takes a token and TLS, like `listen`; a
+    browser asks for the token as a password."""
     run_dir: Path | None = None
     """Where the run is kept; resumes if it holds a checkpoint. Default: runs/ENV-seedN-TIME."""
     device: Literal["cpu", "cuda"] = "cpu"
@@ -229,17 +232,21 @@ class LearnerConfig:
             split_address(self.health, field="health")
         if self.metrics is not None:
             split_address(self.metrics, field="metrics")
+        if self.status is not None:
+            split_address(self.status, field="status")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ConfigError("tls_key: expected --tls-cert and --tls-key together, came one of them")
         if self.tls_client_ca is not None and self.tls_cert is None:
             raise ConfigError("tls_client_ca: expected --tls-cert and --tls-key with it, for certificates are shown over TLS alone")
         if host not in LOOPBACK_HOSTS and self.token_file is not None and self.tls_cert is None:
             raise ConfigError("token_file: expected --tls-cert and --tls-key with it, for no actor sends a token in clear")
-        if host not in LOOPBACK_HOSTS and not self.insecure and (self.token_file is None or self.tls_cert is None):
-            raise ConfigError(
-                f"listen: {self.listen} can be reached from other machines; give --token-file, --tls-cert and --tls-key, "
-                "or say --insecure on a network that you trust"
-            )
+        for name, address in (("listen", self.listen), ("status", self.status)):
+            open_to_others = address is not None and split_address(address, field=name)[0] not in LOOPBACK_HOSTS
+            if open_to_others and not self.insecure and (self.token_file is None or self.tls_cert is None):
+                raise ConfigError(
+                    f"{name}: {address} can be reached from other machines; give --token-file, --tls-cert and --tls-key, "
+                    "or say --insecure on a network that you trust"
+                )
 
     def _env_kwargs(self) -> list[dict[str, Any]]:
         expected = f"a JSON object, or an array of {len(self.env)} objects"

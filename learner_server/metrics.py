@@ -5,7 +5,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from impala.losses import ImpalaLoss
+from impala.processor import starved_seconds
 from impala.unroll import ActorTimes
 from learner_server.disk_failures import DiskFailures
 from learner_server.events import EventWriter
@@ -31,9 +32,18 @@ _RATE_WINDOW_SECONDS = 3.0
 
 
 class IntervalStatistics:
-    """Means over the learner steps of one log interval. Tensors are kept as they are and read once, when the interval ends."""
+    """Means over the learner steps of one log interval. Tensors are kept as they are and read once, when the interval ends.
 
-    def __init__(self) -> None:
+    Of the thread that makes it, takes it and trains.
+
+    Args:
+        ingest_seconds: returns how long the thread that takes messages in has been at work so far.
+    """
+
+    def __init__(self, ingest_seconds: Callable[[], float] = float) -> None:
+        self._ingest_seconds = ingest_seconds
+        self._ingested = ingest_seconds()
+        self._starved = starved_seconds()
         self._losses: list[torch.Tensor] = []
         self._grad_norms: list[float] = []
         self._lags: list[np.ndarray] = []
@@ -64,8 +74,13 @@ class IntervalStatistics:
             )
         elapsed = time.monotonic() - self._started
         figures["learning_rate"] = self._learning_rate
-        figures["learner_wait_fraction"] = min(1.0, self._wait_seconds / elapsed) if elapsed else None
-        self.__init__()  # type: ignore[misc]
+        parts = {
+            "learner_wait_fraction": self._wait_seconds,
+            "learner_starved_fraction": starved_seconds() - self._starved,
+            "ingest_fraction": self._ingest_seconds() - self._ingested,
+        }
+        figures.update({name: min(1.0, seconds / elapsed) if elapsed else None for name, seconds in parts.items()})
+        self.__init__(self._ingest_seconds)  # type: ignore[misc]
         return figures
 
 
@@ -89,16 +104,25 @@ class ActorTimeShares:
         return seconds
 
 
+# Figure by field of `ActorTimes`. Of the first three and the last none is above 1; calls may overlap, and so be longer in all.
+_SHARES = {
+    "actor_environment_fraction": "environment",
+    "actor_inference_fraction": "inference",
+    "actor_wait_fraction": "waiting",
+    "actor_line_fraction": "line",
+    "actor_sending_fraction": "sending",
+    "actor_fetching_fraction": "fetching",
+    "actor_starved_fraction": "starved",
+}
+
+
 def actor_shares(parts: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
     """Returns actors' figures of one interval of several learners, each what `ActorTimeShares.take` returned there.
 
     None where no actor said anything.
     """
     total = sum(part["total"] for part in parts)
-    return {
-        f"actor_{figure}_fraction": sum(part[name] for part in parts) / total if total else None
-        for figure, name in (("environment", "environment"), ("inference", "inference"), ("wait", "waiting"))
-    }
+    return {figure: sum(part[name] for part in parts) / total if total else None for figure, name in _SHARES.items()}
 
 
 def merge_intervals(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -107,7 +131,7 @@ def merge_intervals(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     Means are over the learners that took steps; the share of time that was waited is the mean over all.
     """
     figures = dict(parts[0])
-    for name in (*_MEANS, "learner_wait_fraction"):
+    for name in (*_MEANS, "learner_wait_fraction", "learner_starved_fraction", "ingest_fraction"):
         figures[name] = _mean([part[name] for part in parts])
     figures["learning_rate"] = next((part["learning_rate"] for part in parts if part["learning_rate"] is not None), None)
     figures["policy_lag_max"] = max((part["policy_lag_max"] for part in parts if part["policy_lag_max"] is not None), default=None)

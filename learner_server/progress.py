@@ -8,6 +8,8 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from learner_server.verdict import Limit, Verdict
+
 _PLAIN_SECONDS = 2.0
 
 
@@ -65,7 +67,9 @@ class ProgressDisplay:
         # In a table, for a bar by itself ends without a line break, and the row below would run on from it.
         bar = Table.grid(expand=True)
         bar.add_row(ProgressBar(total=self._total_steps, completed=figures["env_steps"]))
+        verdict = Verdict(Limit(figures["limit"]), figures["limit_evidence"])
         rows: list[RenderableType] = [f"[bold]{self._title}[/bold]  {figures['seconds']:.0f} s", bar, table]
+        rows.append(f"[bold]{verdict.limit.value}[/bold]: {verdict.evidence}. [dim]Next: {verdict.advice}.[/dim]")
         if faults := _faults(figures):
             rows.append(f"[bold red]{faults}[/bold red]")
         return Group(*rows)
@@ -74,8 +78,8 @@ class ProgressDisplay:
         return (
             f"{figures['seconds']:8.1f} s  {figures['env_steps']:>11,} steps  {figures['steps_per_second']:>9,.0f} steps/s  "
             f"return {_number(figures['mean_return_100'], '.1f')}  lag {_number(figures['policy_lag_mean'], '.1f')}  "
-            f"queue {figures['queued_trajectories']}  actors {figures['actors']}  left {_duration(self._seconds_left(figures))}"
-            + (f"  {faults}" if (faults := _faults(figures)) else "")
+            f"queue {figures['queued_trajectories']}  actors {figures['actors']}  left {_duration(self._seconds_left(figures))}  "
+            f"limit {figures['limit']}" + (f"  {faults}" if (faults := _faults(figures)) else "")
         )
 
     def _seconds_left(self, figures: dict[str, Any]) -> float | None:

@@ -3,6 +3,7 @@
 import itertools
 import logging
 import re
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -43,7 +44,7 @@ from learner_server.progress import ProgressDisplay
 from learner_server.prometheus import MetricsPort
 from learner_server.resume import StartingPoint, find_starting_point, share_starting_point
 from learner_server.rounds import End
-from learner_server.security import server_credentials
+from learner_server.security import server_context, server_credentials
 from learner_server.server import LearnerServer
 from learner_server.servicer import LearnerServicer
 from learner_server.training import Training
@@ -69,6 +70,7 @@ _OWN_SETTINGS = (
     "advertise",
     "health",
     "metrics",
+    "status",
     "token_file",
     "tls_cert",
     "tls_key",
@@ -129,10 +131,15 @@ def run_learner(config: LearnerConfig, console: Console, stop: threading.Event, 
 
 @dataclass(frozen=True, kw_only=True)
 class _Access:
-    """Who may call, and over what; read before anything is written, so that a wrong path leaves nothing behind."""
+    """Who may call, and over what; read before anything is written, so that a wrong path leaves nothing behind.
+
+    Attributes:
+        context: as `credentials`, for browsers, which are asked for no certificate.
+    """
 
     token: str | None
     credentials: grpc.ServerCredentials | None
+    context: ssl.SSLContext | None
 
     @classmethod
     def of(cls, config: LearnerConfig) -> "_Access":
@@ -141,6 +148,7 @@ class _Access:
             credentials=server_credentials(config.tls_cert, config.tls_key, client_ca=config.tls_client_ca)
             if config.tls_cert and config.tls_key
             else None,
+            context=server_context(config.tls_cert, config.tls_key) if config.tls_cert and config.tls_key else None,
         )
 
 
@@ -160,6 +168,7 @@ class _Service:
         group: Group,
     ) -> None:
         self._config, self._console, self._directory, self._start, self._learner = config, console, directory, start, learner
+        self._access = access
         self._group, self._place = group, group.place
         self._spec = UnrollSpec(
             unroll_length=config.unroll_length,
@@ -278,7 +287,8 @@ class _Service:
             start=self._start,
             replay=self._replay(),
             refused=lambda: dict(self._servicer.refused),
-            bytes_received=lambda: self._servicer.bytes_received,
+            traffic=lambda: {"bytes_received": self._servicer.bytes_received, "bytes_sent": self._servicer.bytes_sent},
+            ingest_seconds=self._server.busy_seconds,
             actor_times=self._actor_times,
             show=show,
             look_after_actors=lambda: None if actors is None else actors.look_after(),
@@ -291,7 +301,7 @@ class _Service:
 
     @contextmanager
     def _shown(self) -> Iterator[Callable[[dict[str, Any]], None]]:
-        """Yields what shows figures to whoever looks: on the console, and to Prometheus. Rank 0 alone shows anything."""
+        """Yields what shows figures to whoever looks: console, Prometheus, browsers. Rank 0 alone shows anything."""
         if self._place.rank:
             yield lambda _: None
             return
@@ -299,6 +309,8 @@ class _Service:
             shows: list[Callable[[dict[str, Any]], None]] = []
             if self._config.metrics is not None:
                 shows.append(open_ones.enter_context(closing(MetricsPort(self._config.metrics))).update)
+            if self._config.status is not None:
+                shows.append(self._open_status(self._config.status, open_ones))
             display = ProgressDisplay(
                 self._console,
                 title=f"IMPALA  {', '.join(self._config.env)}  seed {self._config.seed}",
@@ -312,6 +324,35 @@ class _Service:
                     each(figures)
 
             yield show
+
+    def _open_status(self, address: str, open_ones: ExitStack) -> Callable[[dict[str, Any]], None]:
+        """Serves the status page while `open_ones` is open; returns what takes its figures."""
+        # Late: a learner without the page needs no HTTP server.
+        from learner_server.status.feed import StatusFeed
+        from learner_server.status.server import StatusServer
+
+        config, access = self._config, self._access
+        capacity = config.queue_batches * config.fresh_trajectories
+        run = {
+            "env": config.env,
+            "seed": config.seed,
+            "total_steps": config.total_steps,
+            "stop_at_return": config.stop_at_return,
+            "queue_capacity": capacity,
+        }
+        feed = StatusFeed(
+            run=run,
+            queue_capacity=capacity,
+            max_policy_lag=config.max_policy_lag,
+            environments=config.envs,
+            actors=self._actors,
+        )
+        open_ones.enter_context(closing(feed))
+        server = StatusServer(address, feed, token=access.token, context=access.context)
+        open_ones.enter_context(closing(server))
+        scheme = "http" if access.context is None else "https"
+        self._console.print(f"status page: {scheme}://{split_address(address, field='status')[0]}:{server.port}/", highlight=False)
+        return feed.update
 
     def _door(self, actors: int) -> Door:
         server, machine = self._server, self._place.machine

@@ -61,3 +61,14 @@ def server_credentials(certificate: Path, key: Path, *, client_ca: Path | None =
     chain, private_key = load_pair(context, certificate, key)
     authorities = None if client_ca is None else load_authorities(context, client_ca, field="tls_client_ca")
     return grpc.ssl_server_credentials([(private_key, chain)], authorities, require_client_auth=authorities is not None)
+
+
+def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
+    """Returns what serves browsers by the same certificate, and asks them for none.
+
+    Raises:
+        ConfigError: a file cannot be read or used.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    load_pair(context, certificate, key)
+    return context

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 
@@ -119,6 +120,11 @@ class LearnerServer:
         asyncio.run_coroutine_threadsafe(self._stop(grace_seconds), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+
+    def busy_seconds(self) -> float:
+        """Returns how long the event loop's thread has run on a processor so far; only while it runs."""
+        assert self._thread.ident is not None
+        return time.clock_gettime(time.pthread_getcpuclockid(self._thread.ident))
 
     def call(self, function: Callable[[], None]) -> None:
         """Runs `function` on the event loop and returns when it has run."""

@@ -37,7 +37,7 @@ from protos import impala_pb2_grpc as pb_grpc
 
 log = logging.getLogger(__name__)
 
-RequestT = TypeVar("RequestT")
+RequestT = TypeVar("RequestT", pb.JoinRequest, pb.GetParametersRequest, pb.SubmitTrajectoryRequest)
 ResponseT = TypeVar("ResponseT")
 if TYPE_CHECKING:
     # grpc's classes are generic in its type stubs alone.
@@ -61,7 +61,7 @@ def _answers_errors(
 
     @wraps(method)
     async def answering(self: LearnerServicer, request: RequestT, context: Context) -> ResponseT:
-        call = method(self, request, context)
+        call, actor_id = method(self, request, context), request.actor_id
         del request  # the method may let go of it
         try:
             return await call
@@ -70,6 +70,7 @@ def _answers_errors(
             # Without indices and names, of which a hostile sender has any number.
             field = re.sub(r"\[.*\]", "", getattr(error, "field", type(error).__name__))
             self.refused[f"{status.name.lower()}:{field}"] += 1
+            self._actors.note_refused(actor_id)
             if isinstance(error, OverLimit):
                 await asyncio.sleep(self._limits.refusal_seconds)
             await context.abort(status, str(error))
@@ -146,6 +147,8 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         self.refused: Counter[str] = Counter()
         # Of all messages, whatever became of them.
         self.bytes_received = 0
+        # Of weights, beside which other answers are nothing.
+        self.bytes_sent = 0
 
     def count_bytes(self, size: int) -> None:
         """Counts a message that came."""
@@ -188,6 +191,7 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         if request.known_version == self._store.version:
             return pb.GetParametersResponse(version=request.known_version, not_modified=True)
         version, parameters = self._store.encoded()
+        self.bytes_sent += len(parameters)
         return pb.GetParametersResponse(version=version, parameters=parameters)
 
     @_answers_errors

@@ -33,6 +33,7 @@ from learner_server.resume import VERSIONS_BETWEEN_LINES, StartingPoint
 from learner_server.rounds import End, Round, Rounds, Standing
 from learner_server.transfer import DeviceBatch
 from learner_server.unroll_queue import StepAccount, UnrollQueue
+from learner_server.verdict import VerdictWindow
 from run_directory.checkpoint import Checkpoint
 from run_directory.layout import RunDirectory
 
@@ -59,7 +60,8 @@ class Training:
         start: where the run stands.
         replay: where part of each batch comes from; None for none.
         refused: returns the counts of refused messages, by status and field.
-        bytes_received: returns the bytes of all messages so far.
+        traffic: returns, by `bytes_received` and `bytes_sent`, what actors have sent and been sent so far.
+        ingest_seconds: returns how long the thread that takes messages in has been at work so far.
         actor_times: where what actors spend their time on is gathered.
         show: called with each log interval's figures.
         look_after_actors: called once a log interval; what it raises of ours ends the run as FAILED.
@@ -84,10 +86,11 @@ class Training:
         start: StartingPoint,
         replay: TrajectoryReplay | None,
         refused: Callable[[], dict[str, int]],
-        bytes_received: Callable[[], int],
+        traffic: Callable[[], dict[str, int]],
         actor_times: ActorTimeShares,
         show: Callable[[dict[str, Any]], None],
         look_after_actors: Callable[[], None],
+        ingest_seconds: Callable[[], float] = float,
         group: Group | None = None,
         idle: Unroll[np.ndarray] | None = None,
         door: Callable[[int], Door] | None = None,
@@ -106,7 +109,7 @@ class Training:
         self._start = start
         self._replay = replay
         self._refused = refused
-        self._bytes_received = bytes_received
+        self._traffic = traffic
         self._actor_times = actor_times
         self._show = show
         self._look_after_actors = look_after_actors
@@ -120,8 +123,9 @@ class Training:
         self.failure: ImpalaError | None = None
         # Of all ranks; what this rank's queue counts is its own.
         self._env_steps = start.steps_trained
-        self._interval = IntervalStatistics()
+        self._interval = IntervalStatistics(ingest_seconds)
         self._rate = Rate()
+        self._verdict = VerdictWindow()
         # A batch that was taken from the queue and not yet trained on.
         self._fetched: tuple[Unroll[np.ndarray], DeviceBatch] | None = None
         # Where stop_at_return was reached, while it remains to be seen whether it holds.
@@ -307,6 +311,8 @@ class Training:
         for report in ranks[1:]:
             self._episodes.add_news(report["episodes"])
         figures = self._figures(ranks)
+        verdict = self._verdict.update(time.monotonic(), figures)
+        figures.update(limit=verdict.limit.value, limit_evidence=verdict.evidence)
         if ended is not None:
             figures["ended"] = ended
         if self._writer is not None:
@@ -324,7 +330,7 @@ class Training:
             "door": self._door(self._actors.taking_part()).to_json(),
             "actors_by_task": self._actors.by_task(),
             "refused": self._refused(),
-            "bytes_received": self._bytes_received(),
+            **self._traffic(),
             "actor_times": self._actor_times.take(),
             "parameter_encodings": self._store.encodings,
         }
@@ -359,6 +365,7 @@ class Training:
             "refused": dict(refused),
             **actor_shares([report["actor_times"] for report in ranks]),
             "bytes_received": sum(report["bytes_received"] for report in ranks),
+            "bytes_sent": sum(report["bytes_sent"] for report in ranks),
             "parameter_encodings": sum(report["parameter_encodings"] for report in ranks),
             "checkpoint_age_seconds": None if self._keeper is None else self._keeper.age_seconds,
             "disk_failures": self._failures.counts,

@@ -197,16 +197,24 @@ class Episode(_message.Message):
     def __init__(self, episode_return: _Optional[float] = ..., length: _Optional[int] = ...) -> None: ...
 
 class ActorTimes(_message.Message):
-    __slots__ = ("total", "environment", "inference", "waiting")
+    __slots__ = ("total", "environment", "inference", "waiting", "line", "sending", "fetching", "starved")
     TOTAL_FIELD_NUMBER: _ClassVar[int]
     ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
     INFERENCE_FIELD_NUMBER: _ClassVar[int]
     WAITING_FIELD_NUMBER: _ClassVar[int]
+    LINE_FIELD_NUMBER: _ClassVar[int]
+    SENDING_FIELD_NUMBER: _ClassVar[int]
+    FETCHING_FIELD_NUMBER: _ClassVar[int]
+    STARVED_FIELD_NUMBER: _ClassVar[int]
     total: float
     environment: float
     inference: float
     waiting: float
-    def __init__(self, total: _Optional[float] = ..., environment: _Optional[float] = ..., inference: _Optional[float] = ..., waiting: _Optional[float] = ...) -> None: ...
+    line: float
+    sending: float
+    fetching: float
+    starved: float
+    def __init__(self, total: _Optional[float] = ..., environment: _Optional[float] = ..., inference: _Optional[float] = ..., waiting: _Optional[float] = ..., line: _Optional[float] = ..., sending: _Optional[float] = ..., fetching: _Optional[float] = ..., starved: _Optional[float] = ...) -> None: ...
 
 class SubmitTrajectoryRequest(_message.Message):
     __slots__ = ("actor_id", "incarnation", "sequence", "spec_digest", "unroll", "episodes", "age_seconds", "times")

@@ -162,7 +162,7 @@ class Process:
             start=start,
             replay=None,
             refused=dict,
-            bytes_received=int,
+            traffic=lambda: {"bytes_received": 0, "bytes_sent": 0},
             actor_times=ActorTimeShares(),
             show=lambda _: None,
             look_after_actors=lambda: None,

@@ -1,5 +1,6 @@
 """An actor process: what it may be told to run on this machine, and that it can be stopped."""
 
+import itertools
 import threading
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 
 from actor_client import run
 from actor_client.actor import Collected
+from actor_client.call_times import CallTimes
 from actor_client.client import LearnerClient, Parameters
 from actor_client.config import ActorConfig
 from actor_client.run import ActorProcess
@@ -107,6 +109,7 @@ def test_an_actor_tells_how_it_spent_all_of_its_time(monkeypatch: pytest.MonkeyP
 
     class Client:
         waited_seconds = 1000.0
+        call_times = CallTimes()
 
         def next_parameters(self) -> Parameters | None:
             clock.now += 2.0
@@ -116,6 +119,8 @@ def test_an_actor_tells_how_it_spent_all_of_its_time(monkeypatch: pytest.MonkeyP
         def submit(self, unroll: object, episodes: object, first_step_at: float, times: ActorTimes) -> bool:
             clock.now += 0.5
             self.waited_seconds += 0.25
+            self.call_times.add_submission(0.25, line=0.125)
+            self.call_times.add_fetch(0.5)
             sent.append(times)
             return True
 
@@ -128,8 +133,11 @@ def test_an_actor_tells_how_it_spent_all_of_its_time(monkeypatch: pytest.MonkeyP
             return Collected(unroll=make_unroll(), episodes=[], environment_seconds=2.5, inference_seconds=1.0)
 
     monkeypatch.setattr(run, "time", clock)
+    # Each time that it is asked, the thread has been kept waiting for a core another eighth of a second.
+    monkeypatch.setattr(run, "starved_seconds", itertools.count(5.0, 0.125).__next__)
     run._act(Client(), Actor())  # type: ignore[arg-type]
     first, *later = sent
-    assert first == ActorTimes(total=6.25, environment=2.5, inference=1.0, waiting=1.5)
+    assert first == ActorTimes(total=6.25, environment=2.5, inference=1.0, waiting=1.5, starved=0.125)
     # What sending the one before took is part of it.
-    assert later == [ActorTimes(total=6.75, environment=2.5, inference=1.0, waiting=1.75)] * 2
+    calls = {"line": 0.125, "sending": 0.125, "fetching": 0.5}
+    assert later == [ActorTimes(total=6.75, environment=2.5, inference=1.0, waiting=1.75, starved=0.125, **calls)] * 2

@@ -1,4 +1,4 @@
-"""The commands of the README, the primer and the recipes run as they stand there, but cut short; what they show is what runs print."""
+"""The commands of the README, the primer and the recipes run as they stand there, cut short; what they show is what is printed."""
 
 import re
 import shlex
@@ -65,6 +65,7 @@ def shape(line: str) -> str:
     """Returns a line of a program's output without what differs between runs."""
     line = re.sub(r"^\d\d:\d\d:\d\d", "", line)
     line = re.sub(r"\S*/(CartPole-v1-seed[\w-]+|rundir)", "RUN", line)
+    line = re.sub(r"limit [a-z ]+$", "limit LIMIT", line.rstrip())
     line = re.sub(r"from \S+ \(ipv4:\S+\)", "from HOST", line)
     line = re.sub(r"(?<![\w-])(-?[\d,]+(\.\d+)?(:\d+)?|-)(?![\w-])", "N", line)
     return " ".join(line.split())

@@ -33,7 +33,7 @@ def widest(spec: UnrollSpec) -> pb.SubmitTrajectoryRequest:
         spec_digest="0" * 16,
         unroll=encode_unroll(replace(unroll, parameter_version=np.full(spec.max_environments, 2**63 - 1))),
         age_seconds=1.5,
-        times=pb.ActorTimes(total=1.5, environment=1.5, inference=1.5, waiting=1.5),
+        times=pb.ActorTimes(**{field.name: 1.5 for field in pb.ActorTimes.DESCRIPTOR.fields}),
     )
     for _ in range(spec.unroll_length * spec.max_environments):
         request.episodes.add(episode_return=1.5, length=2**64 - 1)

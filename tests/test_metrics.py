@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -70,7 +70,8 @@ def test_an_interval_without_steps_has_the_same_figures_without_values() -> None
     empty = interval.take()
     interval.add_step(make_report(1.0))
     assert empty.keys() == interval.take().keys()
-    assert {name for name, value in empty.items() if value is not None} == {"learner_wait_fraction"}
+    shares = {"learner_wait_fraction", "learner_starved_fraction", "ingest_fraction"}
+    assert {name for name, value in empty.items() if value is not None} == shares
 
 
 def test_taking_the_figures_starts_the_next_interval() -> None:
@@ -94,6 +95,17 @@ def test_the_wait_is_a_fraction_of_the_interval(monkeypatch: pytest.MonkeyPatch,
     assert interval.take()["learner_wait_fraction"] == fraction
 
 
+def test_what_the_other_thread_worked_and_what_this_one_had_no_core_for_are_shares_of_the_interval(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, worked, starved = iter([10.0, 14.0, 14.0, 16.0, 16.0]), iter([5.0, 7.0, 7.0, 7.5, 7.5]), iter([1.0, 2.0, 2.0, 3.5, 3.5])
+    monkeypatch.setattr("learner_server.metrics.time", SimpleNamespace(monotonic=lambda: next(now)))
+    monkeypatch.setattr("learner_server.metrics.starved_seconds", lambda: next(starved))
+    interval = IntervalStatistics(lambda: next(worked))
+    shares = [(figures["ingest_fraction"], figures["learner_starved_fraction"]) for figures in (interval.take(), interval.take())]
+    assert shares == [(0.5, 0.25), (0.25, 0.75)]
+
+
 # --- What actors spend their time on
 
 
@@ -103,12 +115,16 @@ def times(total: float, environment: float, inference: float, waiting: float) ->
 
 def test_the_shares_of_actors_time_are_of_all_actors_together() -> None:
     shares = ActorTimeShares()
-    shares.add(times(1.0, 0.5, 0.25, 0.125))
-    shares.add(times(3.0, 0.5, 0.75, 1.875))
+    shares.add(replace(times(1.0, 0.5, 0.25, 0.125), line=2.0, sending=5.0, fetching=1.0, starved=0.5))
+    shares.add(replace(times(3.0, 0.5, 0.75, 1.875), sending=1.0, fetching=2.0, starved=0.5))
     assert actor_shares([shares.take()]) == {
         "actor_environment_fraction": 0.25,
         "actor_inference_fraction": 0.25,
         "actor_wait_fraction": 0.5,
+        "actor_line_fraction": 0.5,
+        "actor_sending_fraction": 1.5,
+        "actor_fetching_fraction": 0.75,
+        "actor_starved_fraction": 0.25,
     }
     # The next interval is another.
     shares.add(times(1.0, 1.0, 0.0, 0.0))
@@ -119,11 +135,8 @@ def test_the_shares_of_several_learners_are_by_the_time_of_their_actors() -> Non
     first, second = ActorTimeShares(), ActorTimeShares()
     first.add(times(1.0, 1.0, 0.0, 0.0))
     second.add(times(3.0, 0.0, 0.0, 3.0))
-    assert actor_shares([first.take(), second.take()]) == {
-        "actor_environment_fraction": 0.25,
-        "actor_inference_fraction": 0.0,
-        "actor_wait_fraction": 0.75,
-    }
+    both = actor_shares([first.take(), second.take()])
+    assert (both["actor_environment_fraction"], both["actor_inference_fraction"], both["actor_wait_fraction"]) == (0.25, 0.0, 0.75)
 
 
 def test_without_unrolls_there_are_no_shares() -> None:

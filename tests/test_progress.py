@@ -18,8 +18,10 @@ FIGURES: dict[str, Any] = {
     "queued_trajectories": 32,
     "actors": 2,
     "learner_updates": 390,
+    "limit": "learner",
+    "limit_evidence": "actors wait 60% of their time, the learner 2%",
 }
-PLAIN = "    12.3 s      250,000 steps     12,500 steps/s  return 123.5  lag 1.2  queue 32  actors 2  left 1:00\n"
+PLAIN = "    12.3 s      250,000 steps     12,500 steps/s  return 123.5  lag 1.2  queue 32  actors 2  left 1:00  limit learner\n"
 
 
 def shown(*figures: dict[str, Any], terminal: bool, target: float | None = None) -> str:
@@ -167,4 +169,4 @@ def test_what_is_not_known_yet_is_a_dash(terminal: bool) -> None:
 )
 def test_time_left_is_told_in_hours_minutes_and_seconds(steps_left: int, said: str) -> None:
     text = shown({**FIGURES, "env_steps": 1_000_000 - steps_left, "steps_per_second": 1.0}, terminal=False)
-    assert text.endswith(f" left {said}\n")
+    assert text.endswith(f" left {said}  limit learner\n")

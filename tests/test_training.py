@@ -124,7 +124,7 @@ def train(
         start=StartingPoint(),
         replay=TrajectoryReplay(config.replay_unrolls, seed=0) if config.replay_fraction else None,
         refused=dict,
-        bytes_received=int,
+        traffic=lambda: {"bytes_received": 0, "bytes_sent": 0},
         actor_times=actor_times or ActorTimeShares(),
         show=show,
         look_after_actors=lambda: stop.set() if len(lines) > stop_after_lines else None,

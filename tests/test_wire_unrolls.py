@@ -444,14 +444,15 @@ def test_an_episode_without_steps_is_refused() -> None:
 
 
 def test_times_come_back_equal() -> None:
-    times = ActorTimes(total=2.0, environment=0.5, inference=0.75, waiting=0.25)
+    times = ActorTimes(total=2.0, environment=0.5, inference=0.75, waiting=0.25, line=3.0, sending=4.0, fetching=5.0, starved=0.125)
     assert decode_times(encode_times(times)) == times
 
 
 @pytest.mark.parametrize("value", [-0.5, np.nan, np.inf])
-def test_a_total_that_is_no_duration_is_refused(value: float) -> None:
-    with pytest.raises(InvalidMessage, match=r"^times\.total: expected a duration of 0 or more, came "):
-        decode_times(pb.ActorTimes(total=value))
+@pytest.mark.parametrize("field", ["total", "line", "sending", "fetching", "starved"])
+def test_a_time_that_is_no_duration_is_refused(field: str, value: float) -> None:
+    with pytest.raises(InvalidMessage, match=rf"^times\.{field}: expected a duration of 0 or more, came "):
+        decode_times(pb.ActorTimes(**{"total": 1.0, field: value}))
 
 
 @pytest.mark.parametrize("value", [-0.5, 1.5, np.nan, np.inf])

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, fields
 
 import numpy as np
 
@@ -108,7 +109,7 @@ def decode_episodes(messages: Sequence[pb.Episode], *, at_most: int) -> list[Epi
 
 def encode_times(times: ActorTimes) -> pb.ActorTimes:
     """Returns how an actor spent its time as a message."""
-    return pb.ActorTimes(total=times.total, environment=times.environment, inference=times.inference, waiting=times.waiting)
+    return pb.ActorTimes(**asdict(times))
 
 
 def decode_times(message: pb.ActorTimes) -> ActorTimes:
@@ -117,9 +118,11 @@ def decode_times(message: pb.ActorTimes) -> ActorTimes:
     Raises:
         InvalidMessage: a duration that is negative or not finite, or parts that are longer than the whole.
     """
-    times = ActorTimes(total=message.total, environment=message.environment, inference=message.inference, waiting=message.waiting)
-    if not 0.0 <= times.total < math.inf:
-        raise InvalidMessage("times.total", "a duration of 0 or more", f"{times.total}")
+    times = ActorTimes(**{field.name: getattr(message, field.name) for field in fields(ActorTimes)})
+    # Calls overlap: what they took in all may be longer than the time that they were answered in.
+    for name in ("total", "line", "sending", "fetching", "starved"):
+        if not 0.0 <= getattr(times, name) < math.inf:
+            raise InvalidMessage(f"times.{name}", "a duration of 0 or more", f"{getattr(times, name)}")
     for name in ("environment", "inference", "waiting"):
         if not 0.0 <= getattr(times, name) <= times.total:
             raise InvalidMessage(f"times.{name}", f"0 to the total of {times.total}", f"{getattr(times, name)}")
