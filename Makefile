@@ -86,6 +86,11 @@ audit: setup ## Look for known faults in the pinned dependencies and for risky c
 mutants: setup ## Break each guarded line and see its test fail (slow)
 	$(BIN)/python -m tests.mutants
 
+.PHONY: browser-test
+browser-test: setup ## Drive the status page in Chromium (CHROMIUM=/usr/bin/chromium); screenshots go to build/status-page
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group browser
+	$(BIN)/python -m pytest -q -s tests/browser/check_status_page.py
+
 .PHONY: fuzz
 fuzz: setup ## Fuzz the codecs with a million messages, and a learner that trains with 100,000 (SEED=0); writes results/fuzz.json
 	-$(BIN)/python -m pip install --quiet --constraint constraints.txt --group fuzz
