@@ -5,8 +5,8 @@
 
 The first trains the same twice, with all three on and with none of them, one stopped while the other goes on: somebody asks for the
 page's figures every second, as a browser does, and scrapes Prometheus. Exit code 1 where the median ratio is below 0.98. The second
-has as many simulated actors, and asks for all that the page asks for every second. Exit code 1 where its figures take 100 ms or more
-in the median, or memory grows by 2% or more after the first two minutes.
+has as many simulated actors, and asks every second for all that the page asks for. Exit code 1 where its figures take 100 ms
+or more in the median, or memory grows by 2% or more after the first two minutes.
 """
 
 import argparse
