@@ -19,6 +19,7 @@ from rich.console import Console
 from impala.addresses import split_address
 from impala.environments import agent_spec
 from impala.errors import ConfigError, ImpalaError
+from impala.logs import always_say
 from impala.networks import build_network
 from impala.processor import prepare_processor
 from impala.replay import TrajectoryReplay
@@ -31,6 +32,7 @@ from learner_server.actor_limits import ActorLimits
 from learner_server.actor_registry import ACTOR_SILENCE_SECONDS, Actor, ActorRegistry
 from learner_server.balance import Balance, Door
 from learner_server.config import LearnerConfig
+from learner_server.console import FigureLog
 from learner_server.curve import draw_curve
 from learner_server.descriptors import make_room_for
 from learner_server.episodes import EpisodeLog
@@ -114,6 +116,7 @@ def run_learner(config: LearnerConfig, console: Console, stop: threading.Event, 
         if directory is not None:
             _describe(console, config, directory, start)
         learner = _build_learner(config, spec, device, start, group)
+        always_say(lambda: {"parameter_version": learner.version, "rank": place.rank if place.size > 1 else None})
         code = _Service(
             config=config,
             console=console,
@@ -253,7 +256,8 @@ class _Service:
         if self._directory is None:
             return None
         local = f"127.0.0.1:{self._server.local_port}"
-        return LocalActors(self._config.actors, local, self._directory.logs, flags=self._local_actor_flags())
+        flags, log_format = self._local_actor_flags(), self._config.log_format
+        return LocalActors(self._config.actors, local, self._directory.logs, flags=flags, log_format=log_format)
 
     def _train(self, writer: MetricsWriter | None, actors: LocalActors | None, stop: threading.Event) -> tuple[End, dict[str, Any]]:
         with self._shown() as show:
@@ -311,11 +315,15 @@ class _Service:
                 shows.append(open_ones.enter_context(closing(MetricsPort(self._config.metrics))).update)
             if self._config.status is not None:
                 shows.append(self._open_status(self._config.status, open_ones))
-            display = ProgressDisplay(
-                self._console,
-                title=f"IMPALA  {', '.join(self._config.env)}  seed {self._config.seed}",
-                total_steps=self._config.total_steps,
-                stop_at_return=self._config.stop_at_return,
+            display: ProgressDisplay | FigureLog = (
+                FigureLog()
+                if self._config.log_format == "json"
+                else ProgressDisplay(
+                    self._console,
+                    title=f"IMPALA  {', '.join(self._config.env)}  seed {self._config.seed}",
+                    total_steps=self._config.total_steps,
+                    stop_at_return=self._config.stop_at_return,
+                )
             )
             shows.append(open_ones.enter_context(closing(display)).show)
 
