@@ -52,6 +52,7 @@ from learner_server.servicer import LearnerServicer
 from learner_server.training import Training
 from learner_server.transfer import transfer_to
 from learner_server.unroll_queue import UnrollQueue
+from learner_server.wandb_run import WandbRun, check_wandb
 from run_directory.counters import CounterFile
 from run_directory.layout import RunDirectory
 
@@ -106,6 +107,8 @@ def run_learner(config: LearnerConfig, console: Console, stop: threading.Event, 
     spec = agent_spec(agent, config.hosting())
     access = _Access.of(config)
     _check_ports(config, place)
+    if config.wandb is not None and not place.rank:
+        check_wandb()
     if device.type == "cuda":
         torch.cuda.set_device(device)  # streams and events are the current device's unless told otherwise
     group, tasks = join_group(place, device), len(config.env)
@@ -229,7 +232,7 @@ class _Service:
 
     def run(self, stop: threading.Event) -> int:
         """Serves and trains; returns the exit code."""
-        writer = None if self._directory is None else MetricsWriter(self._directory.metrics, self._directory.tensorboard)
+        writer = None if self._directory is None else self._metrics_writer(self._directory)
         self._store.publish(self._learner.version, self._learner.network.state_dict())
         address = f"{split_address(self._config.listen, field='listen')[0]}:{self._server.start()}"
         who = "learner" if self._place.size == 1 else f"learner {self._place.rank} of {self._place.size}"
@@ -250,6 +253,13 @@ class _Service:
             if self._counters is not None:
                 self._counters.close()
         return self._conclude(end, figures)
+
+    def _metrics_writer(self, directory: RunDirectory) -> MetricsWriter:
+        config, wandb = self._config, None
+        if config.wandb is not None:
+            identity = config.identity()
+            wandb = WandbRun(project=config.wandb, run_id=self._start.run_id, folder=directory.path, config=identity)
+        return MetricsWriter(directory.metrics, directory.tensorboard, wandb=wandb)
 
     def _start_actors(self) -> LocalActors | None:
         """Starts rank 0's, which `Join` spreads over the ranks of this machine."""

@@ -19,6 +19,7 @@ class RunDirectory:
     counters         what was counted since the last line, see `run_directory.counters`
     checkpoints/     see `run_directory.checkpoint`
     tensorboard/     event files
+    wandb/           what the package wandb keeps, with --wandb
     logs/            what local actors print
     curve.png        mean return against steps and seconds
     """
