@@ -123,8 +123,9 @@ class WandbWriter:
             dir=str(self._run.folder),
             config=dict(self._run.config),
             resume="allow",
-            # What a learner prints is not its business, nor is what it has to say a display's.
-            settings=wandb.Settings(console="off", silent=True),
+            # What a learner prints is not its business, nor is what it has to say a display's. When the process ends, the package
+            # waits for whatever it is about; not for minutes.
+            settings=wandb.Settings(console="off", silent=True, init_timeout=_END_SECONDS, finish_timeout=_END_SECONDS),
         )
         run.define_metric("env_steps")
         run.define_metric("*", step_metric="env_steps")

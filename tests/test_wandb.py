@@ -116,7 +116,7 @@ def test_a_resumed_run_goes_on_under_its_id_and_name(package: FakePackage, write
         "config": {"seed": 3},
         "resume": "allow",
     }
-    assert settings == {"console": "off", "silent": True}
+    assert settings == {"console": "off", "silent": True, "init_timeout": 20.0, "finish_timeout": 20.0}
 
 
 def test_without_the_flag_the_package_is_not_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
