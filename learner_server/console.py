@@ -12,6 +12,8 @@ from impala.log_lines import HumanLine
 from impala.logs import Lines
 
 log = logging.getLogger(__name__)
+# Not of this package: the status page's events are what this package logs, and figures would crowd them out.
+figures_log = logging.getLogger("figures")
 
 _STYLES = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "bold red"}
 _FIGURES_SECONDS = 2.0
@@ -49,7 +51,7 @@ class FigureLog:
             self._next = time.monotonic() + _FIGURES_SECONDS
             steps, mean = figures["env_steps"], figures["mean_return_100"]
             text = "%s steps, mean return of the last 100 episodes %s"
-            log.info(text, f"{steps:,}", "-" if mean is None else f"{mean:.1f}", extra={"figures": figures})
+            figures_log.info(text, f"{steps:,}", "-" if mean is None else f"{mean:.1f}", extra={"figures": figures})
 
     def close(self) -> None:
         """Does nothing: there is no screen to leave in order."""

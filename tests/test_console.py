@@ -43,4 +43,5 @@ def test_figures_are_logged_now_and_then_and_at_the_end(caplog: pytest.LogCaptur
         figures.show({**FIGURES, "mean_return_100": 1.25, "ended": "stopped"})
     figures.close()
     assert [record.figures["env_steps"] for record in caplog.records] == [0, 4, 12_345]  # type: ignore[attr-defined]
+    assert {record.name for record in caplog.records} == {"figures"}  # beside the events of learner_server
     assert caplog.messages[-1] == "12,345 steps, mean return of the last 100 episodes 1.2"
