@@ -15,13 +15,14 @@ import tyro
 from actor_client.config import ActorConfig
 from actor_client.run import ActorProcess
 from impala.errors import ConfigError, ImpalaError, Refused
+from impala.logs import always_say, asked_for, for_people, set_up
 
 EXIT_CANNOT_RUN = 2
 
 
 def main() -> None:
     """Runs an actor and exits: 0 when the run is over or it was told to stop, 1 failed, 2 waiting cannot help."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    set_up(asked_for(sys.argv[1:]), human=lambda: for_people(sys.stderr))
     try:
         config = tyro.cli(ActorConfig, prog="impala-actor")
         host = socket.gethostname()
@@ -31,6 +32,7 @@ def main() -> None:
             incarnation=time.time_ns(),
             host=host,
         )
+        always_say(actor.facts)
         _stop_on_signals(actor)
         if config.end_with_stdin:
             threading.Thread(target=_stop_with_stdin, args=(actor,), name="stdin", daemon=True).start()

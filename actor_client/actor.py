@@ -54,6 +54,11 @@ class Actor:
         self._write_observations(unroll_length, environment.reset(seed))
         self._buffers.is_first[unroll_length] = True
 
+    @property
+    def parameter_version(self) -> int:
+        """Of the weights that act; 0 before there are any."""
+        return self._version
+
     @torch.no_grad()
     def load_parameters(self, version: int, parameters: Mapping[str, Tensor]) -> None:
         """Acts with these weights, and running statistics, from the next unroll on.

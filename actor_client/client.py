@@ -423,7 +423,10 @@ class LearnerClient:
         if response.reason == pb.REASON_RUN_OVER:
             self._run_over.set()
         elif response.reason == pb.REASON_STALE:
-            log.warning("unroll %d was too old to train on", request.sequence)
+            version = request.unroll.parameter_version
+            log.warning(
+                "unroll %d was too old to train on, of version %d", request.sequence, version, extra={"parameter_version": version}
+            )
         self._window.note_line(response.waited_seconds)
         if response.join_again and not self._stays_for_good and not self._must_stop():
             self._ask_where_to_be()

@@ -8,6 +8,7 @@ from actor_client.tls import TLS
 from impala.addresses import LOOPBACK_HOSTS, split_address
 from impala.environments import Hosting
 from impala.errors import ConfigError
+from impala.logs import LogFormat
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,8 @@ class ActorConfig:
     """Python modules with environments, wrappers or networks that this actor may import; a learner can name no others."""
     health: str | None = None
     """HOST:PORT to answer grpc.health.v1 on, in clear: SERVING while the learner answers. For probes; see impala-health."""
+    log_format: LogFormat = "human"
+    """human: lines for people, on standard error. json: a JSON object a line, on standard output."""
     end_with_stdin: bool = False
     """End when standard input closes; a learner starts its local actors so, that they end with it."""
 

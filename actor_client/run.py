@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -31,7 +32,13 @@ class ActorProcess:
         self._incarnation = incarnation
         self._host = host
         self._client: LearnerClient | None = None
+        self._actor: Actor | None = None
         self._stopped = threading.Event()
+
+    def facts(self) -> dict[str, Any]:
+        """Returns who this is and which weights it acts with, for the log; from any thread."""
+        version = None if self._actor is None else self._actor.parameter_version
+        return {"actor_id": self._actor_id, "parameter_version": version or None}
 
     def stop(self) -> None:
         """Ends `run` soon, from any thread."""
@@ -103,6 +110,7 @@ class ActorProcess:
         if isinstance(assignment, Redirect):
             return False
         actor, environment = _build(assignment, self._config.hosting())
+        self._actor = actor
         log.info(
             "joined run %s at %s: %s x %d, unrolls of %d",
             assignment.run_id,

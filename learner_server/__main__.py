@@ -12,8 +12,11 @@ from types import FrameType
 import tyro
 
 from impala.errors import ConfigError, ImpalaError
+from impala.logs import asked_for, set_up
 from learner_server.config import LearnerConfig
 from learner_server.presets import preset
+
+log = logging.getLogger(__name__)
 
 EXIT_CONFIG = 2
 
@@ -49,26 +52,25 @@ def main() -> None:
     _check_installed()
     # Late: what they import comes with the extra `learner`, which an actor's machine does without.
     from rich.console import Console
-    from rich.logging import RichHandler
 
+    from learner_server.console import EventConsole, on_console
     from learner_server.group import Place
     from learner_server.run import run_learner
 
-    console = Console()
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(message)s",
-        handlers=[RichHandler(console=console, show_path=False, markup=False, log_time_format="%H:%M:%S")],
-    )
+    log_format = asked_for(sys.argv[1:])
+    console = EventConsole() if log_format == "json" else Console()
+    set_up(log_format, human=lambda: on_console(console))
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     try:
         place = Place.of_environment(os.environ)
         sys.exit(run_learner(parse(sys.argv[1:]), console, _stop_on_signals(in_group=place.size > 1), place=place))
     except ConfigError as error:
-        print(f"impala-learner: {error}", file=sys.stderr)  # noqa: T201 - the one line that a wrong command line gets
+        if log_format == "json":
+            log.error("impala-learner: %s", error)
+        else:
+            print(f"impala-learner: {error}", file=sys.stderr)  # noqa: T201 - the one line that a wrong command line gets
         sys.exit(EXIT_CONFIG)
     except ImpalaError as error:
-        log = logging.getLogger(__name__)
         log.error("%s", error)
         sys.exit(1)
 

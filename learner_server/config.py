@@ -10,6 +10,7 @@ from impala.addresses import LOOPBACK_HOSTS, split_address
 from impala.config import AgentConfig, EnvironmentConfig, LossConfig, NetworkConfig, OptimiserConfig
 from impala.environments import Hosting
 from impala.errors import ConfigError
+from impala.logs import LogFormat
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +135,11 @@ class LearnerConfig:
     """Newest checkpoints kept."""
     log_seconds: float = 0.5
     """Between lines of metrics.jsonl; at most 1."""
+    wandb: str | None = None
+    """Weights & Biases project that also gets what TensorBoard gets, under the same names. Needs the extra `wandb`.
+    WANDB_MODE=offline keeps it on this machine."""
+    log_format: LogFormat = "human"
+    """human: lines for people and a display on a terminal. json: a JSON object a line, of this learner and of local actors."""
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
     loss: LossConfig = field(default_factory=LossConfig)

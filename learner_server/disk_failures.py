@@ -10,8 +10,8 @@ from impala.errors import CheckpointError
 
 log = logging.getLogger(__name__)
 
-# What may fail, as `disk_failures` names it. The console counts, for it often goes to a file.
-WHAT = ("checkpoint", "metrics", "tensorboard", "console")
+# What may fail, as `disk_failures` names it. The console counts, for it often goes to a file, and wandb, which may be a network.
+WHAT = ("checkpoint", "metrics", "tensorboard", "console", "wandb")
 
 # The same fault comes with every line of metrics, several times a second; the log says it at first and then this often.
 _QUIET_SECONDS = 60.0

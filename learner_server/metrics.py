@@ -19,6 +19,7 @@ from impala.unroll import ActorTimes
 from learner_server.disk_failures import DiskFailures
 from learner_server.events import EventWriter
 from learner_server.learner import StepReport
+from learner_server.wandb_run import WandbRun, WandbWriter
 from run_directory.journal import JournalWriter
 
 log = logging.getLogger(__name__)
@@ -160,33 +161,42 @@ class Rate:
 
 
 class MetricsWriter:
-    """Appends to `metrics.jsonl` and to TensorBoard event files. Numbers that are not finite are written as null.
+    """Appends to `metrics.jsonl`, to TensorBoard event files and, where it is asked to, to a run of Weights & Biases.
+
+    Numbers that are not finite are written as null.
 
     A disk that fails stops nobody: lines are kept aside until it takes them, TensorBoard goes without, and `failures` counts.
 
     Args:
         metrics, tensorboard: the file, and the folder of event files.
+        wandb: the run; None for none.
     """
 
-    def __init__(self, metrics: Path, tensorboard: Path) -> None:
+    def __init__(self, metrics: Path, tensorboard: Path, *, wandb: WandbRun | None = None) -> None:
         self.failures = DiskFailures()
         self._journal = JournalWriter(metrics)
         self._events = EventWriter(tensorboard)
+        self._wandb = None if wandb is None else WandbWriter(wandb, self.failures)
 
     def write(self, figures: dict[str, Any]) -> None:
-        """Writes one object; scalars go to TensorBoard under the same names, by `env_steps`."""
+        """Writes one object; scalars go to TensorBoard, and to Weights & Biases, under the same names, by `env_steps`."""
         clean = {name: _finite_or_none(value) for name, value in figures.items()}
         with self.failures.survived("metrics"):
             self._journal.append(clean)
         with self.failures.survived("tensorboard"):
             self._events.write(_scalars(clean), clean["env_steps"])
+        if self._wandb is not None:
+            with self.failures.survived("wandb"):
+                self._wandb.write(_scalars(clean), clean["env_steps"])
 
     def close(self) -> None:
-        """Tries once more to write what was kept aside."""
+        """Tries once more to write what was kept aside, and waits a while for what is being sent."""
         with self.failures.survived("metrics"):
             self._journal.retry()
         if self._journal.aside:
             log.error("metrics: the last %d lines could not be written", self._journal.aside)
+        if self._wandb is not None:
+            self._wandb.close()
 
 
 def _scalars(figures: Mapping[str, Any]) -> dict[str, float]:

@@ -19,6 +19,7 @@ from rich.console import Console
 from impala.addresses import split_address
 from impala.environments import agent_spec
 from impala.errors import ConfigError, ImpalaError
+from impala.logs import always_say
 from impala.networks import build_network
 from impala.processor import prepare_processor
 from impala.replay import TrajectoryReplay
@@ -31,6 +32,7 @@ from learner_server.actor_limits import ActorLimits
 from learner_server.actor_registry import ACTOR_SILENCE_SECONDS, Actor, ActorRegistry
 from learner_server.balance import Balance, Door
 from learner_server.config import LearnerConfig
+from learner_server.console import FigureLog
 from learner_server.curve import draw_curve
 from learner_server.descriptors import make_room_for
 from learner_server.episodes import EpisodeLog
@@ -50,6 +52,7 @@ from learner_server.servicer import LearnerServicer
 from learner_server.training import Training
 from learner_server.transfer import transfer_to
 from learner_server.unroll_queue import UnrollQueue
+from learner_server.wandb_run import WandbRun, check_wandb
 from run_directory.counters import CounterFile
 from run_directory.layout import RunDirectory
 
@@ -104,6 +107,8 @@ def run_learner(config: LearnerConfig, console: Console, stop: threading.Event, 
     spec = agent_spec(agent, config.hosting())
     access = _Access.of(config)
     _check_ports(config, place)
+    if config.wandb is not None and not place.rank:
+        check_wandb()
     if device.type == "cuda":
         torch.cuda.set_device(device)  # streams and events are the current device's unless told otherwise
     group, tasks = join_group(place, device), len(config.env)
@@ -114,6 +119,7 @@ def run_learner(config: LearnerConfig, console: Console, stop: threading.Event, 
         if directory is not None:
             _describe(console, config, directory, start)
         learner = _build_learner(config, spec, device, start, group)
+        always_say(lambda: {"parameter_version": learner.version, "rank": place.rank if place.size > 1 else None})
         code = _Service(
             config=config,
             console=console,
@@ -226,7 +232,7 @@ class _Service:
 
     def run(self, stop: threading.Event) -> int:
         """Serves and trains; returns the exit code."""
-        writer = None if self._directory is None else MetricsWriter(self._directory.metrics, self._directory.tensorboard)
+        writer = None if self._directory is None else self._metrics_writer(self._directory)
         self._store.publish(self._learner.version, self._learner.network.state_dict())
         address = f"{split_address(self._config.listen, field='listen')[0]}:{self._server.start()}"
         who = "learner" if self._place.size == 1 else f"learner {self._place.rank} of {self._place.size}"
@@ -248,12 +254,20 @@ class _Service:
                 self._counters.close()
         return self._conclude(end, figures)
 
+    def _metrics_writer(self, directory: RunDirectory) -> MetricsWriter:
+        config, wandb = self._config, None
+        if config.wandb is not None:
+            identity = config.identity()
+            wandb = WandbRun(project=config.wandb, run_id=self._start.run_id, folder=directory.path, config=identity)
+        return MetricsWriter(directory.metrics, directory.tensorboard, wandb=wandb)
+
     def _start_actors(self) -> LocalActors | None:
         """Starts rank 0's, which `Join` spreads over the ranks of this machine."""
         if self._directory is None:
             return None
         local = f"127.0.0.1:{self._server.local_port}"
-        return LocalActors(self._config.actors, local, self._directory.logs, flags=self._local_actor_flags())
+        flags, log_format = self._local_actor_flags(), self._config.log_format
+        return LocalActors(self._config.actors, local, self._directory.logs, flags=flags, log_format=log_format)
 
     def _train(self, writer: MetricsWriter | None, actors: LocalActors | None, stop: threading.Event) -> tuple[End, dict[str, Any]]:
         with self._shown() as show:
@@ -311,11 +325,15 @@ class _Service:
                 shows.append(open_ones.enter_context(closing(MetricsPort(self._config.metrics))).update)
             if self._config.status is not None:
                 shows.append(self._open_status(self._config.status, open_ones))
-            display = ProgressDisplay(
-                self._console,
-                title=f"IMPALA  {', '.join(self._config.env)}  seed {self._config.seed}",
-                total_steps=self._config.total_steps,
-                stop_at_return=self._config.stop_at_return,
+            display: ProgressDisplay | FigureLog = (
+                FigureLog()
+                if self._config.log_format == "json"
+                else ProgressDisplay(
+                    self._console,
+                    title=f"IMPALA  {', '.join(self._config.env)}  seed {self._config.seed}",
+                    total_steps=self._config.total_steps,
+                    stop_at_return=self._config.stop_at_return,
+                )
             )
             shows.append(open_ones.enter_context(closing(display)).show)
 

@@ -37,6 +37,9 @@ from protos import impala_pb2_grpc as pb_grpc
 
 log = logging.getLogger(__name__)
 
+# Of an actor's id, which nobody has checked where a call failed.
+_NAMED_CHARACTERS = 140
+
 RequestT = TypeVar("RequestT", pb.JoinRequest, pb.GetParametersRequest, pb.SubmitTrajectoryRequest)
 ResponseT = TypeVar("ResponseT")
 if TYPE_CHECKING:
@@ -77,7 +80,8 @@ def _answers_errors(
         except grpc.aio.AbortError:
             raise
         except Exception:
-            log.exception("%s failed", method.__name__)
+            named = actor_id[:_NAMED_CHARACTERS]
+            log.exception("%s of actor %s failed", method.__name__, named, extra={"actor_id": named})
             self.refused["internal"] += 1
             await context.abort(grpc.StatusCode.INTERNAL, "the learner has a fault; its log has the traceback")
         raise AssertionError("abort raises")
@@ -175,7 +179,8 @@ class LearnerServicer(pb_grpc.LearnerServicer):
                 return pb.JoinResponse(redirect=elsewhere)
         actor = self._actors.join(request.actor_id, request.incarnation, request.host, request.environments)
         await self._limits.pace(actor)
-        log.info("actor %s joined from %s (%s)", actor.actor_id, actor.host or "an unnamed host", context.peer())
+        named = {"actor_id": actor.actor_id}
+        log.info("actor %s joined from %s (%s)", actor.actor_id, actor.host or "an unnamed host", context.peer(), extra=named)
         assignment = self._assign(actor, request.environments)
         compresses = assignment.compresses and pb.ENCODING_ZSTD in request.encodings
         return encode_assignment(replace(assignment, compresses=compresses))

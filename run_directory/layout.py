@@ -19,6 +19,7 @@ class RunDirectory:
     counters         what was counted since the last line, see `run_directory.counters`
     checkpoints/     see `run_directory.checkpoint`
     tensorboard/     event files
+    wandb/           what the package wandb keeps, with --wandb
     logs/            what local actors print
     curve.png        mean return against steps and seconds
     """
@@ -75,23 +76,14 @@ class RunDirectory:
         Raises:
             ConfigError: not a run directory.
         """
-        return AgentConfig.from_json(self._read_config().get("agent", {}))
+        return AgentConfig.from_json(self.read_config().get("agent", {}))
 
-    def _check_or_write(self, config: Mapping[str, Any], record: Mapping[str, Any]) -> None:
-        if not self.config.exists():
-            write_json_atomically(self.config, {**config, "learner": record})
-            return
-        kept = {name: value for name, value in self._read_config().items() if name != "learner"}
-        there, here = dict(_leaves(kept)), dict(_leaves(json.loads(json.dumps(config))))
-        differences = [
-            f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
-            for name in sorted(there.keys() | here.keys())
-            if there.get(name) != here.get(name)
-        ]
-        if differences:
-            raise ConfigError(f"run_dir: {self.path} belongs to another configuration: {'; '.join(differences)}")
+    def read_config(self) -> dict[str, Any]:
+        """Returns what `config.json` holds.
 
-    def _read_config(self) -> dict[str, Any]:
+        Raises:
+            ConfigError: not a run directory.
+        """
         try:
             config = json.loads(self.config.read_bytes())
         except OSError as error:
@@ -102,10 +94,25 @@ class RunDirectory:
             raise ConfigError(f"run_dir: expected a JSON object in {self.config}, came {type(config).__name__}")
         return config
 
+    def _check_or_write(self, config: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+        if not self.config.exists():
+            write_json_atomically(self.config, {**config, "learner": record})
+            return
+        kept = {name: value for name, value in self.read_config().items() if name != "learner"}
+        there, here = dict(leaves(kept)), dict(leaves(json.loads(json.dumps(config))))
+        differences = [
+            f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
+            for name in sorted(there.keys() | here.keys())
+            if there.get(name) != here.get(name)
+        ]
+        if differences:
+            raise ConfigError(f"run_dir: {self.path} belongs to another configuration: {'; '.join(differences)}")
 
-def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+
+def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields each value of nested objects with its path, as in `loss.discount`."""
     for name, value in config.items():
         if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{prefix}{name}.")
+            yield from leaves(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value

@@ -1,0 +1,47 @@
+"""What a learner prints: whole lines for people, events where the log is JSON."""
+
+import io
+import logging
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from impala.log_lines import HumanLine
+from learner_server.console import EventConsole, FigureLog, on_console
+
+FIGURES: dict[str, Any] = {"env_steps": 12_345, "mean_return_100": None}
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_an_event_is_a_line_however_narrow_the_console_and_its_brackets_stay(terminal: bool) -> None:
+    console = Console(file=io.StringIO(), width=20, force_terminal=terminal, color_system=None)
+    lines = on_console(console)
+    lines.setFormatter(HumanLine("TIME"))
+    lines.handle(logging.makeLogRecord({"msg": "[red]" + "x" * 50, "levelname": "INFO"}))
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue() == f"TIME INFO     [red]{'x' * 50}\n"
+
+
+def test_what_is_printed_is_logged_without_its_colours(caplog: pytest.LogCaptureFixture) -> None:
+    console = EventConsole()
+    with caplog.at_level(logging.INFO):
+        console.print("[bold green]solved[/]: 100%, 5 s", highlight=False, soft_wrap=True)
+    assert caplog.messages == ["solved: 100%, 5 s"]
+    assert not console.is_terminal
+
+
+def test_figures_are_logged_now_and_then_and_at_the_end(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr("learner_server.console.time", SimpleNamespace(monotonic=lambda: clock.now))
+    figures = FigureLog()
+    with caplog.at_level(logging.INFO):
+        for step in range(5):
+            clock.now = 1000.0 + 0.5 * step
+            figures.show({**FIGURES, "env_steps": step})
+        figures.show({**FIGURES, "mean_return_100": 1.25, "ended": "stopped"})
+    figures.close()
+    assert [record.figures["env_steps"] for record in caplog.records] == [0, 4, 12_345]  # type: ignore[attr-defined]
+    assert {record.name for record in caplog.records} == {"figures"}  # beside the events of learner_server
+    assert caplog.messages[-1] == "12,345 steps, mean return of the last 100 episodes 1.2"
