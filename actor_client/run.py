@@ -126,13 +126,17 @@ class ActorProcess:
 def _act(client: LearnerClient, actor: Actor) -> None:
     version, clock = 0, time.perf_counter
     collected_at, waited = clock(), client.waited_seconds
+    free_at = collected_at
     while (parameters := client.next_parameters()) is not None:
         if parameters.version != version:
             version = parameters.version
             actor.load_parameters(version, parameters.tensors)
         first_step_at = time.monotonic()
-        collected = actor.collect()
+        draft = client.recording.begin(free_at)
+        collected = actor.collect(None if draft is None else draft.moments)
         before, collected_at = (collected_at, waited), clock()
+        if draft is not None:
+            draft.collected = collected_at
         waited = client.waited_seconds
         times = ActorTimes(
             total=collected_at - before[0],
@@ -140,8 +144,9 @@ def _act(client: LearnerClient, actor: Actor) -> None:
             inference=collected.inference_seconds,
             waiting=waited - before[1],
         )
-        if not client.submit(collected.unroll, collected.episodes, first_step_at, times):
+        if not client.submit(collected.unroll, collected.episodes, first_step_at, times, draft):
             return
+        free_at = clock()
 
 
 def _build(assignment: Assignment, hosting: Hosting) -> tuple[Actor, VectorEnvironment]:

@@ -53,6 +53,7 @@ def main() -> None:
 
     from learner_server.group import Place
     from learner_server.run import run_learner
+    from learner_server.spans import spans_of_environment
 
     console = Console()
     logging.basicConfig(
@@ -63,7 +64,8 @@ def main() -> None:
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     try:
         place = Place.of_environment(os.environ)
-        sys.exit(run_learner(parse(sys.argv[1:]), console, _stop_on_signals(in_group=place.size > 1), place=place))
+        config, spans = parse(sys.argv[1:]), spans_of_environment(os.environ)
+        sys.exit(run_learner(config, console, _stop_on_signals(in_group=place.size > 1), place=place, spans=spans))
     except ConfigError as error:
         print(f"impala-learner: {error}", file=sys.stderr)  # noqa: T201 - the one line that a wrong command line gets
         sys.exit(EXIT_CONFIG)
