@@ -112,7 +112,7 @@ class Journey:
         return self.trace.began + ahead_seconds
 
     def stages(self, ahead_seconds: float) -> list[Stage]:
-        """Returns its stages so far, contiguous whatever `ahead_seconds` is: what was at the actor moves by it, the wire gives way."""
+        """Returns its stages so far, contiguous whatever `ahead_seconds` is: by it the actor's move, and the wire gives way."""
         moments = (self.trace.collected, self.trace.encoded, self.trace.sent)
         at_actor = zip(ACTOR_STAGES, (moment + ahead_seconds for moment in moments), strict=True)
         here = zip(LEARNER_STAGES, (self.decoded, self.placed, self.taken), strict=True)
