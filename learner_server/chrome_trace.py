@@ -1,7 +1,7 @@
 """Journeys and batches as a Chrome trace: what chrome://tracing and Perfetto draw.
 
 Learner and actors are processes with their threads in rows. Besides, each unroll has a row of its own under `unrolls`, with its
-stages side by side, and arrows from where it was collected to where it was decoded and to the learner step that it was in. All
+stages side by side, and arrows from where it was collected to where it was decoded and to the gradient that it was in. All
 moments are the learner's, in microseconds since the recording began; those of actors are brought to its clock, and
 `otherData.clocks` says by how much and how surely.
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from impala.unroll_trace import STEP_PARTS, ClockLimits
-from learner_server.journeys import BEFORE_STEP, PUBLISHING, Batch, Journey, Stage, ahead_of, common_limits
+from learner_server.journeys import BACKWARD, BEFORE_STEP, PUBLISHING, Batch, Journey, Stage, ahead_of, common_limits
 
 Event = dict[str, Any]
 
@@ -116,12 +116,15 @@ class _Drawing:
         self._async(name, Stage("unroll", way[0].begin, way[-1].end), about)
         for stage in stages:
             self._async(name, stage, {})
-        if journey.batch is not None and journey.batch.step:
-            step = journey.batch.step
+        if trained is not None and journey.batch is not None:
+            collecting = way[0]
+            # An arrow begins and ends at the innermost slice, and after the last step that is the collecting.
+            last_step_at = collecting.begin + sum(journey.trace.step_micros) * 1e-6
+            step = {stage.name: stage for stage in journey.batch.step}
             self._arrow(
-                (pid, _MAIN, Stage("", way[0].begin, way[0].end)),
+                (pid, _MAIN, collecting._replace(begin=min(last_step_at, collecting.end))),
                 (_LEARNER, _EVENT_LOOP, Stage("", journey.received, journey.decoded)),
-                (_LEARNER, _TRAINING, Stage("", step[0].begin, step[-1].end)),
+                (_LEARNER, _TRAINING, step.get(BACKWARD) or journey.batch.step[0]),
             )
 
     def _arrow(self, *through: tuple[int, int, Stage]) -> None:
@@ -144,7 +147,8 @@ class _Drawing:
         )
 
     def _async(self, name: str, stage: Stage, args: Mapping[str, Any]) -> None:
-        common = {"name": stage.name, "cat": "unroll", "id": name, "tid": _MAIN}
+        # Local to the process, which viewers else leave it out of.
+        common = {"name": stage.name, "cat": "unroll", "id2": {"local": name}, "tid": _MAIN}
         self._event("b", _UNROLLS, ts=self._micros(stage.begin), args=args, **common)
         self._event("e", _UNROLLS, ts=self._micros(stage.end), **common)
 

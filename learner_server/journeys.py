@@ -13,7 +13,8 @@ LEARNER_STAGES = ("decoding", "in line for a place", "in the queue")
 
 # Of a batch, in the order in which they come; what a device that is not the CPU does is not told apart.
 BATCHING, TO_DEVICE, BEFORE_STEP = "batching", "to the device", "waiting for the step"
-STEP_PARTS = ("forward", "V-trace and losses", "backward", "optimiser", "given to the device")
+FORWARD, LOSS, BACKWARD, OPTIMISER, GIVEN = "forward", "V-trace and losses", "backward", "optimiser", "given to the device"
+STEP_PARTS = (FORWARD, LOSS, BACKWARD, OPTIMISER, GIVEN)
 STEP_END = "finishing the step"
 PUBLISHING = "publishing"
 

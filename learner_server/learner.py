@@ -15,6 +15,7 @@ from impala.networks import Gather, Network
 from impala.optimisers import annealed_learning_rate, build_optimiser
 from impala.unroll import Unroll
 from learner_server.group import Group
+from learner_server.journeys import BACKWARD, FORWARD, GIVEN, LOSS, OPTIMISER
 from learner_server.transfer import DeviceBatch, HostTransfer, Transfer
 
 # Names beside those of the weights, none of which holds a blank.
@@ -134,18 +135,18 @@ class Learner:
         with self._group.meeting(), autocast:
             forward = self._forward if self.on_stage is None else self._told_forward
             loss = impala_loss(self.network, batch.unroll, self._loss_config, parameter_version=self.version, forward=forward)
-        self._tell("V-trace and losses")
+        self._tell(LOSS)
         self._optimiser.zero_grad(set_to_none=True)
         with self._group.meeting():
             loss.total.backward()  # type: ignore[no-untyped-call]
-        self._tell("backward")
+        self._tell(BACKWARD)
         grad_norm = torch.nn.utils.clip_grad_norm_(self._weights, self._optimiser_config.max_grad_norm)
         first = not self._optimiser.state
         # A non-finite loss with finite gradients does not exist, but for a loss that overflows in its sum: check both.
         with self._group.meeting():
             finite = self._group.all_true(grad_norm.isfinite() & loss.total.detach().isfinite())
             self._update(batch.unroll, loss, finite, self._group.gather(idle=idle))
-        self._tell("optimiser")
+        self._tell(OPTIMISER)
         figures = {_GRAD_NORM: grad_norm.detach(), _FINITE: finite}
         self._pending = _Pending(
             loss=loss,
@@ -155,7 +156,7 @@ class Learner:
             download=self.transfer.download({**self.network.state_dict(), **figures}),
         )
         if self.on_stage is not None and self.transfer.overlaps:
-            self.on_stage("given to the device")
+            self.on_stage(GIVEN)
 
     def finish_step(self) -> StepReport:
         """Waits for the step that was begun, and makes the weights, with the network's running statistics, a new version."""
@@ -181,7 +182,7 @@ class Learner:
 
     def _told_forward(self, *inputs: Any) -> Any:
         output = self._forward(*inputs)
-        self._tell("forward")
+        self._tell(FORWARD)
         return output
 
     def _tell(self, stage: str) -> None:

@@ -330,6 +330,7 @@ OTHER_VALUES: dict[str, Any] = {
     "checkpoint_seconds": 1.0,
     "keep_checkpoints": 1,
     "log_seconds": 1.0,
+    "profile": 5.0,
     "network": NetworkConfig(hidden_sizes=(8,)),
     "loss": LossConfig(discount=0.5),
     "optimiser": OptimiserConfig(learning_rate=0.5),
