@@ -81,10 +81,11 @@ class _Drawing:
         self._name(pid, None, f"actor {name}", sort=pid)
         self._event("M", pid, name="process_labels", args={"labels": label})
         self._name(pid, _MAIN, "main", sort=_MAIN)
-        for journey, after in zip(journeys, [*journeys[1:], None], strict=True):
+        for journey, after in zip(journeys, [*journeys, None][1:], strict=True):
             self._collecting(pid, journey, ahead)
             if after is not None and after.sequence == journey.sequence + 1:
-                self._slice(pid, _MAIN, Stage("submitting", journey.trace.encoded + ahead, after.trace.waited + ahead))
+                until = max(after.trace.waited, journey.trace.encoded)
+                self._slice(pid, _MAIN, Stage("submitting", journey.trace.encoded + ahead, until + ahead))
             self._slice(_LEARNER, _EVENT_LOOP, Stage("decoding", journey.received, journey.decoded), sequence=journey.sequence)
             self._journey(pid, journey, ahead, limits)
 
