@@ -6,15 +6,27 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
+import pytest
 
+from impala.config import LossConfig, OptimiserConfig
+from impala.networks import build_network
 from impala.unroll import Unroll
+from impala.wire import encode_trace
 from learner_server.journeys import Journey
+from learner_server.learner import Learner
 from learner_server.profile import Profile
 from learner_server.recorder import Recorder
+from learner_server.transfer import HostTransfer, Transfer
 from learner_server.unroll_queue import UnrollQueue
+from protos import impala_pb2 as pb
+from tests.device import LateDevice
 from tests.journeys import make_trace
-from tests.samples import make_unroll
+from tests.samples import AGENT, SPEC, make_request, make_unroll
+from tests.service import Service, running_service
+
+PATIENCE = 30.0
 
 
 class Kept:
@@ -166,3 +178,74 @@ def test_spans_are_wanted_all_the_time_and_single_steps_for_a_profile_alone(tmp_
     assert not recorder.wants_steps
     recorder.close()
     assert kept.closed
+
+
+# --- What tells it
+
+
+def test_answers_say_that_the_learner_records_while_it_does_and_unrolls_are_followed_then() -> None:
+    kept = Kept()
+    recorder = Recorder(spans=kept)  # type: ignore[arg-type]
+    with running_service(recorder=recorder) as service:
+        known = pb.GetParametersRequest(actor_id="tester", known_version=1)
+        for answer in (
+            service.stub.GetParameters(known, timeout=PATIENCE),
+            service.stub.GetParameters(pb.GetParametersRequest(actor_id="tester"), timeout=PATIENCE),
+            service.stub.SubmitTrajectory(traced(service, 1), timeout=PATIENCE),
+        ):
+            assert answer.recording.received <= answer.recording.answered <= recorder.now()
+            assert not answer.recording.steps
+        assert service.queue.take_batch(3, 0.0) is not None
+        recorder.batched()
+        recorder.uploaded()
+        recorder.begin_step(idle=False)
+        recorder.published(2)
+    (journey,) = kept.journeys
+    assert (journey.actor_id, journey.incarnation, journey.sequence) == ("tester", 1, 1)
+    assert journey.placed is not None
+    assert journey.received <= journey.decoded <= journey.placed
+
+
+@pytest.mark.parametrize("recorder", [None, Recorder()])
+def test_answers_say_nothing_and_no_unroll_is_followed_while_nothing_is_recorded(recorder: Recorder | None) -> None:
+    with running_service(recorder=recorder) as service:
+        known = pb.GetParametersRequest(actor_id="tester", known_version=1)
+        assert not service.stub.GetParameters(known, timeout=PATIENCE).HasField("recording")
+        answer = service.stub.SubmitTrajectory(traced(service, 1), timeout=PATIENCE)
+        assert answer.accepted
+        assert not answer.HasField("recording")
+        assert recorder is None or not recorder._journeys
+
+
+def test_an_unroll_whose_trace_is_malformed_is_refused_by_its_field() -> None:
+    with running_service() as service:
+        request = traced(service, 1)
+        request.trace.sent = 0.0
+        with pytest.raises(grpc.RpcError) as refused:
+            service.stub.SubmitTrajectory(request, timeout=PATIENCE)
+        assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert refused.value.details().startswith("trace.sent: expected no less than encoded")
+        assert service.queue.account().received == 0
+
+
+def traced(service: Service, sequence: int) -> pb.SubmitTrajectoryRequest:
+    request = make_request(make_unroll(), digest=service.digest, sequence=sequence)
+    request.trace.CopyFrom(encode_trace(make_trace(step_micros=())))
+    return request
+
+
+@pytest.mark.parametrize(
+    ("transfer", "stages"),
+    [
+        (HostTransfer(), ["forward", "V-trace and losses", "backward", "optimiser"]),
+        # The host has no more to say of what a device is at while the host goes on.
+        (LateDevice(), ["given to the device"]),
+    ],
+    ids=["host", "device"],
+)
+def test_a_learner_tells_of_the_parts_of_a_step_in_their_order(transfer: Transfer, stages: list[str]) -> None:
+    network = build_network(AGENT.network, SPEC.environment).to(transfer.device)
+    told: list[str] = []
+    learner = Learner(network, LossConfig(), OptimiserConfig(), total_steps=100, transfer=transfer, on_stage=told.append)
+    learner.step(make_unroll(), 0)
+    assert told == stages
