@@ -73,8 +73,12 @@ class Actor:
         self._version = version
 
     @torch.inference_mode()
-    def collect(self) -> Collected:
-        """Returns the next T transitions of every environment, all chosen by the weights that are loaded now."""
+    def collect(self, moments: list[float] | None = None) -> Collected:
+        """Returns the next T transitions of every environment, all chosen by the weights that are loaded now.
+
+        Args:
+            moments: gets three for each step, by `time.perf_counter`: choosing begins, stepping begins, stepping ends.
+        """
         buffers, episodes = self._buffers, list[Episode]()
         length = buffers.length
         self._begin(length)
@@ -90,8 +94,11 @@ class Actor:
             actions = self._distribution.choose(policy, noise[t]).numpy()
             chosen = clock()
             transition = self._environment.step(actions)
-            environment_seconds += clock() - chosen
+            stepped = clock()
+            environment_seconds += stepped - chosen
             inference_seconds += chosen - began
+            if moments is not None:
+                moments += (began, chosen, stepped)
             buffers.actions[t] = actions
             buffers.rewards[t] = transition.rewards
             buffers.terminated[t] = transition.terminated

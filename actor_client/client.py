@@ -20,6 +20,7 @@ from torch import Tensor
 
 from actor_client.backoff import Backoff
 from actor_client.call_times import CallTimes
+from actor_client.recording import Draft, Recording
 from actor_client.tls import TLS, find_obstacle
 from actor_client.window import Window
 from impala.errors import Refused
@@ -33,6 +34,7 @@ from impala.wire import (
     decode_parameters,
     encode_episodes,
     encode_times,
+    encode_trace,
     encode_unroll,
 )
 from protos import impala_pb2 as pb
@@ -106,6 +108,7 @@ class LearnerClient:
     Attributes:
         waited_seconds: that `submit` and `next_parameters` have waited so far for answers, places and weights.
         call_times: how long answered calls took.
+        recording: whether the learner records.
 
     Args:
         address: HOST:PORT.
@@ -137,6 +140,7 @@ class LearnerClient:
         self.address = address
         self.waited_seconds = 0.0
         self.call_times = CallTimes()
+        self.recording = Recording()
         self._tls = tls
         self._tell_reached = reached
         self._reached = False
@@ -198,6 +202,7 @@ class LearnerClient:
             self._redirect = Redirect(response.redirect)
             return self._redirect
         assignment = decode_assignment(response)
+        self.recording.end()
         self._joins += 1
         return assignment
 
@@ -256,13 +261,19 @@ class LearnerClient:
         return None if self._leaves() else self._parameters
 
     def submit(
-        self, unroll: Unroll[np.ndarray], episodes: list[Episode], first_step_at: float, times: ActorTimes | None = None
+        self,
+        unroll: Unroll[np.ndarray],
+        episodes: list[Episode],
+        first_step_at: float,
+        times: ActorTimes | None = None,
+        draft: Draft | None = None,
     ) -> bool:
         """Sends an unroll; waits for the answer only where one at a time is under way. The unroll is copied before it returns.
 
         Args:
             first_step_at: when its first step was taken, by `time.monotonic`.
             times: for the learner to display.
+            draft: of its way, where the learner records.
 
         Returns:
             False once the run is over or reassigned, or the client closed.
@@ -281,6 +292,9 @@ class LearnerClient:
             episodes=encode_episodes(episodes),
             times=None if times is None else encode_times(times),
         )
+        trace = None if draft is None else self.recording.finish(draft)
+        if trace is not None:
+            request.trace.CopyFrom(encode_trace(trace))
         self._raise_failure()
         if self._must_stop():
             return False
@@ -372,8 +386,8 @@ class LearnerClient:
 
         def attempt() -> Any:
             nonlocal began
-            began = time.monotonic()
-            return self._stub.GetParameters(request, timeout=_FETCH_SECONDS, metadata=self._metadata)
+            began, sent = time.monotonic(), self.recording.clock()
+            return self._noted(self._stub.GetParameters(request, timeout=_FETCH_SECONDS, metadata=self._metadata), sent)
 
         response = self._call("GetParameters", attempt, rejoin=True)
         if response is None or response.not_modified:
@@ -412,9 +426,11 @@ class LearnerClient:
 
         def attempt() -> Any:
             nonlocal began
-            began = time.monotonic()
+            began, sent = time.monotonic(), self.recording.clock()
             request.age_seconds = began - first_step_at
-            return self._stub.SubmitTrajectory(request, timeout=_SUBMIT_SECONDS, metadata=self._metadata)
+            if request.HasField("trace"):
+                request.trace.sent = sent
+            return self._noted(self._stub.SubmitTrajectory(request, timeout=_SUBMIT_SECONDS, metadata=self._metadata), sent)
 
         response = self._call("SubmitTrajectory", attempt, rejoin=True)
         if response is None:
@@ -433,6 +449,16 @@ class LearnerClient:
         with self._changed:
             self._newest_version = max(self._newest_version, response.parameter_version)
         self._wake()
+
+    def _noted(self, answer: Any, sent: float) -> Any:
+        """Returns the answer of a call that was made at `sent`, having noted what it says of a recording."""
+        if answer.HasField("recording"):
+            said = answer.recording
+            came = self.recording.clock()
+            self.recording.note(sent=sent, received=said.received, answered=said.answered, came=came, steps=said.steps)
+        else:
+            self.recording.end()
+        return answer
 
     def _ask_where_to_be(self) -> None:
         with self._joining:

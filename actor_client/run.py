@@ -134,13 +134,17 @@ class ActorProcess:
 def _act(client: LearnerClient, actor: Actor) -> None:
     version, clock = 0, time.perf_counter
     collected_at, waited, starved = clock(), client.waited_seconds, starved_seconds()
+    free_at = collected_at
     while (parameters := client.next_parameters()) is not None:
         if parameters.version != version:
             version = parameters.version
             actor.load_parameters(version, parameters.tensors)
         first_step_at = time.monotonic()
-        collected = actor.collect()
+        draft = client.recording.begin(free_at)
+        collected = actor.collect(None if draft is None else draft.moments)
         before, collected_at = (collected_at, waited, starved), clock()
+        if draft is not None:
+            draft.collected = collected_at
         waited, starved, calls = client.waited_seconds, starved_seconds(), client.call_times.take()
         times = ActorTimes(
             total=collected_at - before[0],
@@ -152,8 +156,9 @@ def _act(client: LearnerClient, actor: Actor) -> None:
             fetching=calls.fetching,
             starved=starved - before[2],
         )
-        if not client.submit(collected.unroll, collected.episodes, first_step_at, times):
+        if not client.submit(collected.unroll, collected.episodes, first_step_at, times, draft):
             return
+        free_at = clock()
 
 
 def _build(assignment: Assignment, hosting: Hosting) -> tuple[Actor, VectorEnvironment]:

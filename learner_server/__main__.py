@@ -56,6 +56,7 @@ def main() -> None:
     from learner_server.console import EventConsole, on_console
     from learner_server.group import Place
     from learner_server.run import run_learner
+    from learner_server.spans import spans_of_environment
 
     log_format = asked_for(sys.argv[1:])
     console = EventConsole() if log_format == "json" else Console()
@@ -63,7 +64,8 @@ def main() -> None:
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     try:
         place = Place.of_environment(os.environ)
-        sys.exit(run_learner(parse(sys.argv[1:]), console, _stop_on_signals(in_group=place.size > 1), place=place))
+        config, spans = parse(sys.argv[1:]), spans_of_environment(os.environ)
+        sys.exit(run_learner(config, console, _stop_on_signals(in_group=place.size > 1), place=place, spans=spans))
     except ConfigError as error:
         if log_format == "json":
             log.error("impala-learner: %s", error)

@@ -140,6 +140,9 @@ class LearnerConfig:
     WANDB_MODE=offline keeps it on this machine."""
     log_format: LogFormat = "human"
     """human: lines for people and a display on a terminal. json: a JSON object a line, of this learner and of local actors."""
+    profile: float | None = None
+    """Seconds, once training has taken its first steps, for which learner and actors are recorded, at most 600. Makes trace.json in
+    the run directory, for ui.perfetto.dev or chrome://tracing."""
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -170,6 +173,8 @@ class LearnerConfig:
             raise ConfigError(f"log_seconds: expected more than 0 and at most 1, came {self.log_seconds}")
         if not self.checkpoint_seconds > 0.0:
             raise ConfigError(f"checkpoint_seconds: expected more than 0, came {self.checkpoint_seconds}")
+        if self.profile is not None and not 0.0 < self.profile <= 600.0:
+            raise ConfigError(f"profile: expected more than 0 and at most 600, came {self.profile}")
         if self.deterministic:
             self._check_deterministic()
         self._check_access()

@@ -15,6 +15,7 @@ from impala.networks import Gather, Network
 from impala.optimisers import annealed_learning_rate, build_optimiser
 from impala.unroll import Unroll
 from learner_server.group import Group
+from learner_server.journeys import BACKWARD, FORWARD, GIVEN, LOSS, OPTIMISER
 from learner_server.transfer import DeviceBatch, HostTransfer, Transfer
 
 # Names beside those of the weights, none of which holds a blank.
@@ -70,6 +71,7 @@ class Learner:
         precision: of matrix products and convolutions; losses, weights and what actors compute stay float32.
         compiles: whether the network is compiled, which takes a minute at the first step.
         group: the learners that take every step together, each on a batch of its own, and come to the same weights.
+        on_stage: called when a part of a step has ended, with its name; see `learner_server.journeys`.
     """
 
     def __init__(
@@ -84,7 +86,9 @@ class Learner:
         precision: Literal["float32", "bfloat16"] = "float32",
         compiles: bool = False,
         group: Group | None = None,
+        on_stage: Callable[[str], None] | None = None,
     ) -> None:
+        self.on_stage = on_stage
         self.network = network
         self.version = version
         self.updates = 0
@@ -129,16 +133,20 @@ class Learner:
         self.transfer.await_uploads()
         autocast = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._precision == "bfloat16")
         with self._group.meeting(), autocast:
-            loss = impala_loss(self.network, batch.unroll, self._loss_config, parameter_version=self.version, forward=self._forward)
+            forward = self._forward if self.on_stage is None else self._told_forward
+            loss = impala_loss(self.network, batch.unroll, self._loss_config, parameter_version=self.version, forward=forward)
+        self._tell(LOSS)
         self._optimiser.zero_grad(set_to_none=True)
         with self._group.meeting():
             loss.total.backward()  # type: ignore[no-untyped-call]
+        self._tell(BACKWARD)
         grad_norm = torch.nn.utils.clip_grad_norm_(self._weights, self._optimiser_config.max_grad_norm)
         first = not self._optimiser.state
         # A non-finite loss with finite gradients does not exist, but for a loss that overflows in its sum: check both.
         with self._group.meeting():
             finite = self._group.all_true(grad_norm.isfinite() & loss.total.detach().isfinite())
             self._update(batch.unroll, loss, finite, self._group.gather(idle=idle))
+        self._tell(OPTIMISER)
         figures = {_GRAD_NORM: grad_norm.detach(), _FINITE: finite}
         self._pending = _Pending(
             loss=loss,
@@ -147,6 +155,8 @@ class Learner:
             first=first,
             download=self.transfer.download({**self.network.state_dict(), **figures}),
         )
+        if self.on_stage is not None and self.transfer.overlaps:
+            self.on_stage(GIVEN)
 
     def finish_step(self) -> StepReport:
         """Waits for the step that was begun, and makes the weights, with the network's running statistics, a new version."""
@@ -169,6 +179,16 @@ class Learner:
             skipped=not finite,
             parameters=parameters,
         )
+
+    def _told_forward(self, *inputs: Any) -> Any:
+        output = self._forward(*inputs)
+        self._tell(FORWARD)
+        return output
+
+    def _tell(self, stage: str) -> None:
+        # What a device computes while the host goes on has other moments than the host's.
+        if self.on_stage is not None and not self.transfer.overlaps:
+            self.on_stage(stage)
 
     def _update(self, unroll: Unroll[Tensor], loss: ImpalaLoss, finite: Tensor, gather: Gather | None) -> None:
         if not self.transfer.overlaps:

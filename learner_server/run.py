@@ -42,13 +42,16 @@ from learner_server.local_actors import LocalActors, local_actor_id
 from learner_server.lockstep import Lockstep
 from learner_server.metrics import ActorTimeShares, MetricsWriter
 from learner_server.parameter_store import ParameterStore
+from learner_server.profile import Profile
 from learner_server.progress import ProgressDisplay
 from learner_server.prometheus import MetricsPort
+from learner_server.recorder import Recorder
 from learner_server.resume import StartingPoint, find_starting_point, share_starting_point
 from learner_server.rounds import End
 from learner_server.security import server_context, server_credentials
 from learner_server.server import LearnerServer
 from learner_server.servicer import LearnerServicer
+from learner_server.spans import Spans
 from learner_server.training import Training
 from learner_server.transfer import transfer_to
 from learner_server.unroll_queue import UnrollQueue
@@ -85,11 +88,19 @@ _OWN_SETTINGS = (
 _HEADLINES = {End.SOLVED: "[bold green]solved[/]", End.STOPPED: "stopped", End.TOTAL_STEPS: "out of steps"}
 
 
-def run_learner(config: LearnerConfig, console: Console, stop: threading.Event, *, place: Place | None = None) -> int:
+def run_learner(
+    config: LearnerConfig,
+    console: Console,
+    stop: threading.Event,
+    *,
+    place: Place | None = None,
+    spans: Spans | None = None,
+) -> int:
     """Trains until solved, out of steps or `stop` is set; returns the exit code.
 
     Args:
         place: which of several learners that train as one this is. Rank 0 alone keeps the run and tells of it.
+        spans: where what becomes of unrolls is sent; closed when the run ends.
 
     Returns:
         0 when the run did what it was asked to, or was stopped in good order; 1 when it used up its steps short of
@@ -129,6 +140,7 @@ def run_learner(config: LearnerConfig, console: Console, stop: threading.Event, 
             learner=learner,
             access=access,
             group=group,
+            recorder=_recorder(config, directory, spans),
         ).run(stop)
     # Not where something went wrong: others may be gone, and whoever waits for them does so for minutes.
     group.leave()
@@ -172,7 +184,11 @@ class _Service:
         learner: Learner,
         access: _Access,
         group: Group,
+        recorder: Recorder | None,
     ) -> None:
+        self._recorder = recorder
+        if recorder is not None:
+            learner.on_stage = recorder.stage
         self._config, self._console, self._directory, self._start, self._learner = config, console, directory, start, learner
         self._access = access
         self._group, self._place = group, group.place
@@ -194,6 +210,7 @@ class _Service:
             trained=start.trained_by_task,
             dropped=start.steps_dropped,
             lanes=config.actors if config.deterministic else None,
+            on_taken=None if recorder is None else recorder.taken,
         )
         self._store = ParameterStore(inject_lag=config.inject_lag)
         self._lockstep = Lockstep(config.actors) if config.deterministic else None
@@ -219,6 +236,7 @@ class _Service:
             limits=_limits(config),
             lockstep=self._lockstep,
             balance=self._balance,
+            recorder=recorder,
         )
         self._server = LearnerServer(
             self._servicer,
@@ -282,6 +300,8 @@ class _Service:
             else:
                 self._server.call(self._servicer.end_run)
             figures = training.finish(end)
+            if self._recorder is not None:
+                self._recorder.close()
         if end is not End.STOPPED:
             self._say_farewell()
         return end, figures
@@ -311,6 +331,7 @@ class _Service:
             door=self._door,
             balance=self._balance,
             lockstep=self._lockstep,
+            recorder=self._recorder,
         )
 
     @contextmanager
@@ -444,6 +465,12 @@ class _Service:
             max_on_the_way=self._config.max_on_the_way,
             compresses=self._config.compress,
         )
+
+
+def _recorder(config: LearnerConfig, directory: RunDirectory | None, spans: Spans | None) -> Recorder | None:
+    """Returns what follows unrolls, where that was asked for. Of several learners rank 0 alone writes a profile, of its actors."""
+    profile = None if config.profile is None or directory is None else Profile(directory.trace, config.profile)
+    return None if profile is None and spans is None else Recorder(profile=profile, spans=spans)
 
 
 def _limits(config: LearnerConfig) -> ActorLimits:

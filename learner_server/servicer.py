@@ -18,11 +18,13 @@ import numpy as np
 from impala.errors import InvalidMessage, Mismatch
 from impala.specs import UnrollSpec
 from impala.unroll import ActorTimes, Episode, Unroll
+from impala.unroll_trace import UnrollTrace
 from impala.wire import (
     PROTOCOL_VERSION,
     Assignment,
     decode_episodes,
     decode_times,
+    decode_trace,
     decode_unroll,
     encode_assignment,
 )
@@ -31,6 +33,7 @@ from learner_server.actor_registry import Actor, ActorRegistry, TooManyActors, c
 from learner_server.balance import Balance
 from learner_server.lockstep import Lockstep
 from learner_server.parameter_store import ParameterStore
+from learner_server.recorder import Recorder
 from learner_server.unroll_queue import LineTooLong, QueueClosed, UnrollQueue
 from protos import impala_pb2 as pb
 from protos import impala_pb2_grpc as pb_grpc
@@ -100,6 +103,7 @@ class _Submission:
     unroll: Unroll[np.ndarray]
     episodes: list[Episode]
     times: ActorTimes | None
+    trace: UnrollTrace | None
 
 
 class LearnerServicer(pb_grpc.LearnerServicer):
@@ -115,6 +119,7 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         on_times: called with how an actor spent its time, once for each unroll that it says so with.
         limits: what one actor may ask for at once; None for as much as it likes.
         lockstep: where answers are held back until the unroll was trained on; the queue then has a lane for each actor.
+        recorder: follows unrolls; None where nothing is recorded.
     """
 
     def __init__(
@@ -132,6 +137,7 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         on_times: Callable[[ActorTimes], None] = lambda _: None,
         limits: ActorLimits | None = None,
         lockstep: Lockstep | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self._assign = assign
         self._spec = spec
@@ -145,6 +151,7 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         self._on_times = on_times
         self._limits = limits or ActorLimits()
         self._lockstep = lockstep
+        self._recorder = recorder
         # Unrolls on their way into the queue, by (actor, incarnation, sequence), so that a retry joins the first try.
         self._entering: dict[tuple[str, int, int], asyncio.Task[float]] = {}
         self._run_over = False
@@ -190,20 +197,31 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         self, request: pb.GetParametersRequest, context: Context
     ) -> pb.GetParametersResponse:
         """See the .proto."""
+        received = self._recorder_now()
         await self._limits.pace(self._actors.greet(request.actor_id))
         if request.known_version > self._store.version:
             raise InvalidMessage("known_version", f"at most {self._store.version}, the newest", f"{request.known_version}")
         if request.known_version == self._store.version:
-            return pb.GetParametersResponse(version=request.known_version, not_modified=True)
+            return pb.GetParametersResponse(version=request.known_version, not_modified=True, recording=self._recording(received))
         version, parameters = self._store.encoded()
         self.bytes_sent += len(parameters)
-        return pb.GetParametersResponse(version=version, parameters=parameters)
+        return pb.GetParametersResponse(version=version, parameters=parameters, recording=self._recording(received))
 
     @_answers_errors
     async def SubmitTrajectory(  # noqa: N802 - the .proto's name
         self, request: pb.SubmitTrajectoryRequest, context: Context
     ) -> pb.SubmitTrajectoryResponse:
         """See the .proto."""
+        received = self._recorder_now()
+        call = self._submit(request)
+        del request  # it may let go of it
+        response = await call
+        recording = self._recording(received)
+        if recording is not None:
+            response.recording.CopyFrom(recording)
+        return response
+
+    async def _submit(self, request: pb.SubmitTrajectoryRequest) -> pb.SubmitTrajectoryResponse:
         actor = self._actors.find(request.actor_id, request.incarnation)
         await self._limits.pace(actor)
         if request.spec_digest != self._spec_digest:
@@ -221,11 +239,13 @@ class LearnerServicer(pb_grpc.LearnerServicer):
             if self._run_over:
                 return self._run_is_over(actor)
             self._limits.check_unrolls(actor)
+            began = self._recorder_now()
             submission = self._decode(request)
             if submission.times is not None:
                 self._on_times(submission.times)
             if self._store.version - submission.parameter_version > self._max_policy_lag:
                 return self._drop_stale(actor, submission)
+            self._follow(actor, submission, began)
             size = sum(array.nbytes for array in submission.unroll.arrays())
             self._limits.enter(actor, size)
             entering = asyncio.create_task(self._enter(actor, submission))
@@ -254,6 +274,8 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         came = time.monotonic()
 
         def record() -> None:
+            if self._recorder is not None:
+                self._recorder.placed(submission.unroll)
             if self._lockstep is not None:
                 self._lockstep.note_place(actor.index)
             self._actors.record(
@@ -311,7 +333,28 @@ class LearnerServicer(pb_grpc.LearnerServicer):
             unroll=unroll,
             episodes=decode_episodes(request.episodes, at_most=unroll.length * unroll.environments),
             times=decode_times(request.times) if request.HasField("times") else None,
+            trace=decode_trace(request.trace, unroll_length=unroll.length) if request.HasField("trace") else None,
         )
+
+    def _follow(self, actor: Actor, submission: _Submission, received: float) -> None:
+        if self._recorder is not None and self._recorder.on and submission.trace is not None:
+            self._recorder.follow(
+                submission.unroll,
+                actor_id=actor.actor_id,
+                incarnation=submission.incarnation,
+                sequence=submission.sequence,
+                trace=submission.trace,
+                received=received,
+            )
+
+    def _recorder_now(self) -> float:
+        return 0.0 if self._recorder is None else self._recorder.now()
+
+    def _recording(self, received: float) -> pb.Recording | None:
+        """Returns what an answer says of the recording, to a call that came at `received`; None where there is none."""
+        if self._recorder is None or not self._recorder.on:
+            return None
+        return pb.Recording(received=received, answered=self._recorder.now(), steps=self._recorder.wants_steps)
 
     def _response(
         self,

@@ -29,6 +29,7 @@ from learner_server.learner import Learner
 from learner_server.lockstep import Lockstep
 from learner_server.metrics import ActorTimeShares, IntervalStatistics, MetricsWriter, Rate, actor_shares, merge_intervals
 from learner_server.parameter_store import ParameterStore
+from learner_server.recorder import Recorder
 from learner_server.resume import VERSIONS_BETWEEN_LINES, StartingPoint
 from learner_server.rounds import End, Round, Rounds, Standing
 from learner_server.transfer import DeviceBatch
@@ -70,6 +71,7 @@ class Training:
         door: returns where this rank is called.
         balance: learns what all ranks have.
         lockstep: is told of every batch that was trained on; every actor is then waited for, however long it takes.
+        recorder: is told where unrolls are; it follows them with what the queue and the learner tell it besides.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class Training:
         door: Callable[[int], Door] | None = None,
         balance: Balance | None = None,
         lockstep: Lockstep | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self._config = config
         self._learner = learner
@@ -118,6 +121,7 @@ class Training:
         self._door = door or (lambda actors: Door(host="", port=0, local_port=0, machine=0, actors=actors))
         self._balance = balance or Balance()
         self._lockstep = lockstep
+        self._recorder = recorder
         self._rounds = Rounds(self._group.place.size)
         # Why the run fails, if it does.
         self.failure: ImpalaError | None = None
@@ -143,6 +147,8 @@ class Training:
         self._save()
         self._log()
         while True:
+            if self._recorder is not None:
+                self._recorder.tick()
             end = self._end(stop)
             waited_from = time.monotonic()
             if end is None and self._fetched is None:
@@ -243,16 +249,25 @@ class Training:
             self._upload(fresh)
 
     def _upload(self, fresh: Unroll[np.ndarray]) -> None:
-        self._fetched = fresh, self._learner.transfer.upload(self._with_replayed(fresh))
+        batch = self._with_replayed(fresh)
+        if self._recorder is not None:
+            self._recorder.batched()
+        self._fetched = fresh, self._learner.transfer.upload(batch)
+        if self._recorder is not None:
+            self._recorder.uploaded()
 
     def _train(self, env_steps: int, rate_scale: float) -> None:
         """Takes a step on the batch that was fetched, or on nothing, together with the other ranks: on `env_steps` in all."""
         fresh, batch = self._fetched or self._without_batch()
         self._fetched = None
+        if self._recorder is not None:
+            self._recorder.begin_step(idle=fresh is None)
         self._learner.begin_step(batch, self._env_steps, rate_scale=rate_scale, idle=fresh is None)
         if self._learner.transfer.overlaps and not self._queue.closed:
             self._fetch(0.0)
         report = self._learner.finish_step()
+        if self._recorder is not None:
+            self._recorder.end_step()
         # Replayed steps are not counted: they were when they were fresh.
         self._env_steps += env_steps
         if fresh is not None:
@@ -266,6 +281,8 @@ class Training:
             if self._replay is not None and fresh is not None:
                 # After the step, so that no new one is in its batch twice, and none comes again that made it fail.
                 self._replay.add(fresh)
+        if self._recorder is not None:
+            self._recorder.published(None if report.skipped else self._learner.version)
         if self._lockstep is not None:
             self._lockstep.note_trained()
 

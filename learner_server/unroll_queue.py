@@ -102,6 +102,7 @@ class UnrollQueue:
             of actor i counts for task i, over and over.
         keep: called, while the queue is locked, with what is counted for good whenever that has changed, before anybody hears of
             it: received, trained on by task, dropped by rule.
+        on_taken: called, while the queue is locked, with each unroll that leaves it for a batch, or of which the first columns do.
     """
 
     def __init__(
@@ -115,8 +116,10 @@ class UnrollQueue:
         dropped: Mapping[str, int] | None = None,
         lanes: int | None = None,
         keep: Callable[[Mapping[str, Any]], None] | None = None,
+        on_taken: Callable[[Unroll[np.ndarray]], None] | None = None,
     ) -> None:
         self._keep = keep
+        self._on_taken = on_taken
         self._capacity = capacity
         self._max_line = max_line
         self._drops_oldest = when_full == "drop-oldest"
@@ -326,6 +329,8 @@ class UnrollQueue:
         missing = trajectories
         while missing:
             unroll = lane.places.popleft()
+            if self._on_taken is not None:
+                self._on_taken(unroll)
             if unroll.environments > missing:
                 lane.places.appendleft(unroll.columns(missing, unroll.environments))
                 unroll = unroll.columns(0, missing)

@@ -159,14 +159,26 @@ class GetParametersRequest(_message.Message):
     def __init__(self, actor_id: _Optional[str] = ..., known_version: _Optional[int] = ...) -> None: ...
 
 class GetParametersResponse(_message.Message):
-    __slots__ = ("version", "not_modified", "parameters")
+    __slots__ = ("version", "not_modified", "parameters", "recording")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     NOT_MODIFIED_FIELD_NUMBER: _ClassVar[int]
     PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    RECORDING_FIELD_NUMBER: _ClassVar[int]
     version: int
     not_modified: bool
     parameters: bytes
-    def __init__(self, version: _Optional[int] = ..., not_modified: _Optional[bool] = ..., parameters: _Optional[bytes] = ...) -> None: ...
+    recording: Recording
+    def __init__(self, version: _Optional[int] = ..., not_modified: _Optional[bool] = ..., parameters: _Optional[bytes] = ..., recording: _Optional[_Union[Recording, _Mapping]] = ...) -> None: ...
+
+class Recording(_message.Message):
+    __slots__ = ("received", "answered", "steps")
+    RECEIVED_FIELD_NUMBER: _ClassVar[int]
+    ANSWERED_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    received: float
+    answered: float
+    steps: bool
+    def __init__(self, received: _Optional[float] = ..., answered: _Optional[float] = ..., steps: _Optional[bool] = ...) -> None: ...
 
 class Unroll(_message.Message):
     __slots__ = ("parameter_version", "observations", "is_first", "actions", "rewards", "terminated", "behaviour_log_probs", "initial_state")
@@ -216,8 +228,28 @@ class ActorTimes(_message.Message):
     starved: float
     def __init__(self, total: _Optional[float] = ..., environment: _Optional[float] = ..., inference: _Optional[float] = ..., waiting: _Optional[float] = ..., line: _Optional[float] = ..., sending: _Optional[float] = ..., fetching: _Optional[float] = ..., starved: _Optional[float] = ...) -> None: ...
 
+class UnrollTrace(_message.Message):
+    __slots__ = ("waited", "began", "collected", "encoded", "sent", "step_micros", "clock_least", "clock_most")
+    WAITED_FIELD_NUMBER: _ClassVar[int]
+    BEGAN_FIELD_NUMBER: _ClassVar[int]
+    COLLECTED_FIELD_NUMBER: _ClassVar[int]
+    ENCODED_FIELD_NUMBER: _ClassVar[int]
+    SENT_FIELD_NUMBER: _ClassVar[int]
+    STEP_MICROS_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_LEAST_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_MOST_FIELD_NUMBER: _ClassVar[int]
+    waited: float
+    began: float
+    collected: float
+    encoded: float
+    sent: float
+    step_micros: _containers.RepeatedScalarFieldContainer[int]
+    clock_least: float
+    clock_most: float
+    def __init__(self, waited: _Optional[float] = ..., began: _Optional[float] = ..., collected: _Optional[float] = ..., encoded: _Optional[float] = ..., sent: _Optional[float] = ..., step_micros: _Optional[_Iterable[int]] = ..., clock_least: _Optional[float] = ..., clock_most: _Optional[float] = ...) -> None: ...
+
 class SubmitTrajectoryRequest(_message.Message):
-    __slots__ = ("actor_id", "incarnation", "sequence", "spec_digest", "unroll", "episodes", "age_seconds", "times")
+    __slots__ = ("actor_id", "incarnation", "sequence", "spec_digest", "unroll", "episodes", "age_seconds", "times", "trace")
     ACTOR_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
@@ -226,6 +258,7 @@ class SubmitTrajectoryRequest(_message.Message):
     EPISODES_FIELD_NUMBER: _ClassVar[int]
     AGE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     TIMES_FIELD_NUMBER: _ClassVar[int]
+    TRACE_FIELD_NUMBER: _ClassVar[int]
     actor_id: str
     incarnation: int
     sequence: int
@@ -234,20 +267,23 @@ class SubmitTrajectoryRequest(_message.Message):
     episodes: _containers.RepeatedCompositeFieldContainer[Episode]
     age_seconds: float
     times: ActorTimes
-    def __init__(self, actor_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., sequence: _Optional[int] = ..., spec_digest: _Optional[str] = ..., unroll: _Optional[_Union[Unroll, _Mapping]] = ..., episodes: _Optional[_Iterable[_Union[Episode, _Mapping]]] = ..., age_seconds: _Optional[float] = ..., times: _Optional[_Union[ActorTimes, _Mapping]] = ...) -> None: ...
+    trace: UnrollTrace
+    def __init__(self, actor_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., sequence: _Optional[int] = ..., spec_digest: _Optional[str] = ..., unroll: _Optional[_Union[Unroll, _Mapping]] = ..., episodes: _Optional[_Iterable[_Union[Episode, _Mapping]]] = ..., age_seconds: _Optional[float] = ..., times: _Optional[_Union[ActorTimes, _Mapping]] = ..., trace: _Optional[_Union[UnrollTrace, _Mapping]] = ...) -> None: ...
 
 class SubmitTrajectoryResponse(_message.Message):
-    __slots__ = ("accepted", "reason", "duplicate", "parameter_version", "join_again", "waited_seconds")
+    __slots__ = ("accepted", "reason", "duplicate", "parameter_version", "join_again", "waited_seconds", "recording")
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     DUPLICATE_FIELD_NUMBER: _ClassVar[int]
     PARAMETER_VERSION_FIELD_NUMBER: _ClassVar[int]
     JOIN_AGAIN_FIELD_NUMBER: _ClassVar[int]
     WAITED_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    RECORDING_FIELD_NUMBER: _ClassVar[int]
     accepted: bool
     reason: Reason
     duplicate: bool
     parameter_version: int
     join_again: bool
     waited_seconds: float
-    def __init__(self, accepted: _Optional[bool] = ..., reason: _Optional[_Union[Reason, str]] = ..., duplicate: _Optional[bool] = ..., parameter_version: _Optional[int] = ..., join_again: _Optional[bool] = ..., waited_seconds: _Optional[float] = ...) -> None: ...
+    recording: Recording
+    def __init__(self, accepted: _Optional[bool] = ..., reason: _Optional[_Union[Reason, str]] = ..., duplicate: _Optional[bool] = ..., parameter_version: _Optional[int] = ..., join_again: _Optional[bool] = ..., waited_seconds: _Optional[float] = ..., recording: _Optional[_Union[Recording, _Mapping]] = ...) -> None: ...

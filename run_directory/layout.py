@@ -22,6 +22,7 @@ class RunDirectory:
     wandb/           what the package wandb keeps, with --wandb
     logs/            what local actors print
     curve.png        mean return against steps and seconds
+    trace.json       what learner and actors did for some seconds, where that was asked for
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,6 +34,7 @@ class RunDirectory:
         self.tensorboard = path / "tensorboard"
         self.logs = path / "logs"
         self.curve = path / "curve.png"
+        self.trace = path / "trace.json"
 
     def claim(self, config: Mapping[str, Any], record: Mapping[str, Any] | None = None) -> TextIO:
         """Makes this process the run's one learner and writes `config.json`, or holds it against the one that is there.

@@ -22,6 +22,7 @@ from learner_server.balance import Balance
 from learner_server.episodes import EpisodeLog
 from learner_server.lockstep import Lockstep
 from learner_server.parameter_store import ParameterStore
+from learner_server.recorder import Recorder
 from learner_server.server import LearnerServer
 from learner_server.servicer import LearnerServicer
 from learner_server.unroll_queue import UnrollQueue
@@ -111,6 +112,7 @@ def running_service(
     limits: ActorLimits | None = None,
     lockstep: Lockstep | None = None,
     lanes: int | None = None,
+    recorder: Recorder | None = None,
 ) -> Iterator[Service]:
     """Yields a service with version 1 published; `spec` and `agent` say what its unrolls look like.
 
@@ -121,11 +123,15 @@ def running_service(
         limits: what one actor may ask for; None for no limits.
         task: which actors are told that theirs is, whatever it is.
         lockstep: that answers are held back by; `lanes` is then how many actors there are, 1 if left out.
+        recorder: that follows unrolls.
     """
     torch.manual_seed(0)
     network = build_network(agent.network, spec.environment)
     tasks = len(agent.environments)
-    queue = UnrollQueue(capacity=capacity, max_line=max_line, when_full=when_full, trained=[0] * tasks, lanes=lanes)
+    on_taken = None if recorder is None else recorder.taken
+    queue = UnrollQueue(
+        capacity=capacity, max_line=max_line, when_full=when_full, trained=[0] * tasks, lanes=lanes, on_taken=on_taken
+    )
     store, actors, episodes = ParameterStore(), ActorRegistry(tasks), EpisodeLog(counts=[0] * tasks)
     digest = spec_digest(agent, spec)
 
@@ -158,6 +164,7 @@ def running_service(
         balance=balance,
         limits=limits,
         lockstep=lockstep,
+        recorder=recorder,
     )
     store.publish(1, network.state_dict())
     server = LearnerServer(servicer, f"127.0.0.1:{port}")

@@ -13,6 +13,7 @@ from actor_client.actor import Collected
 from actor_client.call_times import CallTimes
 from actor_client.client import LearnerClient, Parameters
 from actor_client.config import ActorConfig
+from actor_client.recording import Recording
 from actor_client.run import ActorProcess
 from impala.config import EnvironmentConfig, NetworkConfig
 from impala.environments import Hosting
@@ -110,13 +111,14 @@ def test_an_actor_tells_how_it_spent_all_of_its_time(monkeypatch: pytest.MonkeyP
     class Client:
         waited_seconds = 1000.0
         call_times = CallTimes()
+        recording = Recording()
 
         def next_parameters(self) -> Parameters | None:
             clock.now += 2.0
             self.waited_seconds += 1.5
             return Parameters(version=len(sent) + 1, tensors={}) if len(sent) < 3 else None
 
-        def submit(self, unroll: object, episodes: object, first_step_at: float, times: ActorTimes) -> bool:
+        def submit(self, unroll: object, episodes: object, first_step_at: float, times: ActorTimes, draft: object) -> bool:
             clock.now += 0.5
             self.waited_seconds += 0.25
             self.call_times.add_submission(0.25, line=0.125)
@@ -128,7 +130,7 @@ def test_an_actor_tells_how_it_spent_all_of_its_time(monkeypatch: pytest.MonkeyP
         def load_parameters(self, version: int, parameters: object) -> None:
             clock.now += 0.25
 
-        def collect(self) -> Collected:
+        def collect(self, moments: object) -> Collected:
             clock.now += 4.0
             return Collected(unroll=make_unroll(), episodes=[], environment_seconds=2.5, inference_seconds=1.0)
 

@@ -332,6 +332,8 @@ OTHER_VALUES: dict[str, Any] = {
     "log_seconds": 1.0,
     "wandb": "a",
     "log_format": "json",
+    "profile": 5.0,
+    "status": "127.0.0.1:80",
     "network": NetworkConfig(hidden_sizes=(8,)),
     "loss": LossConfig(discount=0.5),
     "optimiser": OptimiserConfig(learning_rate=0.5),

@@ -34,7 +34,9 @@ def widest(spec: UnrollSpec) -> pb.SubmitTrajectoryRequest:
         unroll=encode_unroll(replace(unroll, parameter_version=np.full(spec.max_environments, 2**63 - 1))),
         age_seconds=1.5,
         times=pb.ActorTimes(**{field.name: 1.5 for field in pb.ActorTimes.DESCRIPTOR.fields}),
+        trace=pb.UnrollTrace(waited=1.5, began=1.5, collected=1.5, encoded=1.5, sent=1.5, clock_least=1.5, clock_most=1.5),
     )
+    request.trace.step_micros.extend([2**32 - 1] * 3 * spec.unroll_length)
     for _ in range(spec.unroll_length * spec.max_environments):
         request.episodes.add(episode_return=1.5, length=2**64 - 1)
     return request

@@ -15,6 +15,7 @@ from impala.wire.compression import Compressor
 from impala.wire.message_sizes import max_submission_bytes
 from impala.wire.parameters import decode_parameters, encode_parameters
 from impala.wire.tensors import MAX_MESSAGE_BYTES, decode_tensor, encode_tensor
+from impala.wire.traces import decode_trace, encode_trace
 from impala.wire.unrolls import decode_episodes, decode_times, decode_unroll, encode_episodes, encode_times, encode_unroll
 
 __all__ = [
@@ -27,12 +28,14 @@ __all__ = [
     "decode_parameters",
     "decode_tensor",
     "decode_times",
+    "decode_trace",
     "decode_unroll",
     "encode_assignment",
     "encode_episodes",
     "encode_parameters",
     "encode_tensor",
     "encode_times",
+    "encode_trace",
     "encode_unroll",
     "max_submission_bytes",
     "spec_digest",

@@ -10,7 +10,9 @@ from impala.wire.tensors import MAX_MESSAGE_BYTES
 _TENSOR_BYTES = 128
 # Of a finished episode: a double, and a count of up to ten bytes, with their tags.
 _EPISODE_BYTES = 24
-# Identity, digest, times and version take less than a kilobyte. The rest is room for messages that are a little wrong, so
+# Of a step in an UnrollTrace: three counts of up to five bytes.
+_STEP_BYTES = 15
+# Identity, digest, times, trace and version take less than a kilobyte. The rest is room for messages that are a little wrong, so
 # that their senders are told which field it is.
 _SLACK_BYTES = 64 * 1024
 
@@ -19,7 +21,7 @@ def max_submission_bytes(spec: UnrollSpec) -> int:
     """Returns what no valid SubmitTrajectoryRequest of a run exceeds, nor any other message to its learner.
 
     That is the widest unroll with its tensors raw, for compressed ones are sent only where they are smaller, and an episode's end
-    at every step; MAX_MESSAGE_BYTES at most.
+    and a trace at every step; MAX_MESSAGE_BYTES at most.
     """
     observations, actions = spec.environment.observations, spec.environment.actions
     # is_first; then reward, termination, log-probability and what may have ended.
@@ -27,7 +29,8 @@ def max_submission_bytes(spec: UnrollSpec) -> int:
     row = math.prod(actions.shape) * actions.dtype.itemsize + 4 + 1 + 4 + _EPISODE_BYTES
     trajectory = (spec.unroll_length + 1) * frame + spec.unroll_length * row + _elements_bytes(spec.state)
     names = sum(len(name.encode()) + _TENSOR_BYTES for name in (*observations, *spec.state)) + 5 * _TENSOR_BYTES
-    return min(MAX_MESSAGE_BYTES, spec.max_environments * trajectory + names + _SLACK_BYTES)
+    told = spec.unroll_length * _STEP_BYTES
+    return min(MAX_MESSAGE_BYTES, spec.max_environments * trajectory + told + names + _SLACK_BYTES)
 
 
 def _elements_bytes(entries: Mapping[str, EntrySpec]) -> int:

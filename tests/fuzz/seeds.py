@@ -14,6 +14,7 @@ import torch
 from impala.config import EnvironmentConfig, NetworkConfig
 from impala.specs import ActionSpec, EntrySpec, EnvironmentSpec, UnrollSpec, discrete
 from impala.unroll import ActorTimes, Episode, Unroll
+from impala.unroll_trace import ClockLimits, UnrollTrace
 from impala.wire import (
     Assignment,
     Compressor,
@@ -21,6 +22,7 @@ from impala.wire import (
     encode_episodes,
     encode_parameters,
     encode_times,
+    encode_trace,
     encode_unroll,
 )
 from protos import impala_pb2 as pb
@@ -65,6 +67,17 @@ class Case:
             episodes=encode_episodes([Episode(episode_return=9.0, length=9), Episode(episode_return=-1.5, length=4)]),
             age_seconds=0.1,
             times=encode_times(ActorTimes(total=1.0, environment=0.4, inference=0.3, waiting=0.1)),
+            trace=encode_trace(
+                UnrollTrace(
+                    waited=1.0,
+                    began=2.0,
+                    collected=3.0,
+                    encoded=4.0,
+                    sent=5.0,
+                    limits=ClockLimits(least=-1.0, most=1.0),
+                    step_micros=[9] * (3 * self.spec.unroll_length if seed % 2 else 0),
+                )
+            ),
         )
 
 

@@ -23,6 +23,7 @@ from actor_client.actor import check_parameters
 from impala.errors import CheckpointError, InvalidMessage
 from impala.specs import UnrollSpec
 from impala.unroll import Unroll
+from impala.unroll_trace import UnrollTrace
 from impala.wire import MAX_MESSAGE_BYTES, decode_assignment, decode_parameters
 from learner_server.actor_registry import ActorRegistry
 from learner_server.balance import Balance, Door
@@ -178,6 +179,14 @@ def _check_range(name: str, array: np.ndarray, sizes: tuple[int, ...]) -> None:
             raise Finding(f"{name}: out of range")
 
 
+def _check_trace(trace: UnrollTrace, unroll_length: int) -> None:
+    moments = [trace.waited, trace.began, trace.collected, trace.encoded, trace.sent]
+    if not all(map(math.isfinite, [*moments, trace.limits.least, trace.limits.most])) or moments != sorted(moments):
+        raise Finding(f"trace: {trace}")
+    if len(trace.step_micros) > 3 * unroll_length:
+        raise Finding(f"trace: {len(trace.step_micros)} durations")
+
+
 def _parsed(kind: type[Message], data: bytes) -> Any:
     """Returns the message, or None where gRPC's end of the wire refuses it."""
     try:
@@ -202,6 +211,8 @@ def _submission_target(index: int, case: seeds.Case) -> Target:
             raise Finding(f"episodes: {submission.episodes}")
         if not 0.0 <= submission.age_seconds < math.inf:
             raise Finding(f"age_seconds: {submission.age_seconds}")
+        if submission.trace is not None:
+            _check_trace(submission.trace, case.spec.unroll_length)
         return True
 
     made = tuple(case.submission(seed=seed, environments=seed % 4 + 1).SerializeToString() for seed in range(3))
