@@ -3,13 +3,15 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
 from actor_client.actor import Actor
 from actor_client.client import Astray, Closed, LearnerClient, Redirect
 from actor_client.config import ActorConfig
+from actor_client.figures import ActorFigures
 from actor_client.health import health_port
 from impala.environments import Hosting, VectorEnvironment
 from impala.errors import ConfigError, Refused
@@ -31,6 +33,7 @@ class ActorProcess:
         self._incarnation = incarnation
         self._host = host
         self._client: LearnerClient | None = None
+        self._figures = ActorFigures()
         self._stopped = threading.Event()
 
     def stop(self) -> None:
@@ -48,8 +51,25 @@ class ActorProcess:
         """
         prepare_processor(self._config.threads)
         token = read_token(self._config.token_file) if self._config.token_file else None
-        with health_port(self._config.health) as report:
-            self._take_part_until_over(token, report)
+        with health_port(self._config.health) as report, self._metrics_port():
+
+            def reached(answers: bool) -> None:
+                report(answers)
+                self._figures.note_reached(answers)
+
+            self._take_part_until_over(token, reached)
+
+    @contextmanager
+    def _metrics_port(self) -> Iterator[None]:
+        if self._config.metrics is None:
+            yield
+            return
+        # Late: most actors answer no Prometheus, and start without what that takes.
+        from actor_client.prometheus import metrics_port
+
+        with metrics_port(self._config.metrics, self._figures) as port:
+            log.info("answers Prometheus on port %d", port)
+            yield
 
     def _take_part_until_over(self, token: str | None, report: Callable[[bool], None]) -> None:
         config, stays = self._config, False
@@ -64,6 +84,7 @@ class ActorProcess:
                 reached=report,
                 sent_here=config is not self._config,
                 stays=stays,
+                figures=self._figures,
             )
             self._client = client
             try:
@@ -113,7 +134,7 @@ class ActorProcess:
         )
         try:
             client.start(assignment)
-            _act(client, actor)
+            _act(client, actor, self._figures)
             if client.redirect is not None:
                 client.finish()
         finally:
@@ -123,7 +144,7 @@ class ActorProcess:
         return client.run_over or not (client.reassigned or client.redirect)
 
 
-def _act(client: LearnerClient, actor: Actor) -> None:
+def _act(client: LearnerClient, actor: Actor, figures: ActorFigures) -> None:
     version, clock = 0, time.perf_counter
     collected_at, waited = clock(), client.waited_seconds
     while (parameters := client.next_parameters()) is not None:
@@ -140,6 +161,7 @@ def _act(client: LearnerClient, actor: Actor) -> None:
             inference=collected.inference_seconds,
             waiting=waited - before[1],
         )
+        figures.note_unroll(collected.unroll.env_steps, len(collected.episodes), version, times)
         if not client.submit(collected.unroll, collected.episodes, first_step_at, times):
             return
 

@@ -29,6 +29,7 @@ from impala.wire import (
 from learner_server.actor_limits import ActorLimits, OverLimit
 from learner_server.actor_registry import Actor, ActorRegistry, TooManyActors, check_actor_id
 from learner_server.balance import Balance
+from learner_server.histograms import LearnerHistograms
 from learner_server.lockstep import Lockstep
 from learner_server.parameter_store import ParameterStore
 from learner_server.unroll_queue import LineTooLong, QueueClosed, UnrollQueue
@@ -61,7 +62,7 @@ def _answers_errors(
 
     @wraps(method)
     async def answering(self: LearnerServicer, request: RequestT, context: Context) -> ResponseT:
-        call = method(self, request, context)
+        call, began = method(self, request, context), time.monotonic()
         del request  # the method may let go of it
         try:
             return await call
@@ -79,6 +80,8 @@ def _answers_errors(
             log.exception("%s failed", method.__name__)
             self.refused["internal"] += 1
             await context.abort(grpc.StatusCode.INTERNAL, "the learner has a fault; its log has the traceback")
+        finally:
+            self._histograms.rpc[method.__name__].add(time.monotonic() - began)
         raise AssertionError("abort raises")
 
     return answering
@@ -110,6 +113,7 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         on_times: called with how an actor spent its time, once for each unroll that it says so with.
         limits: what one actor may ask for at once; None for as much as it likes.
         lockstep: where answers are held back until the unroll was trained on; the queue then has a lane for each actor.
+        histograms: where messages and the times of calls are counted.
     """
 
     def __init__(
@@ -127,6 +131,7 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         on_times: Callable[[ActorTimes], None] = lambda _: None,
         limits: ActorLimits | None = None,
         lockstep: Lockstep | None = None,
+        histograms: LearnerHistograms | None = None,
     ) -> None:
         self._assign = assign
         self._spec = spec
@@ -140,6 +145,7 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         self._on_times = on_times
         self._limits = limits or ActorLimits()
         self._lockstep = lockstep
+        self._histograms = histograms or LearnerHistograms()
         # Unrolls on their way into the queue, by (actor, incarnation, sequence), so that a retry joins the first try.
         self._entering: dict[tuple[str, int, int], asyncio.Task[float]] = {}
         self._run_over = False
@@ -150,6 +156,7 @@ class LearnerServicer(pb_grpc.LearnerServicer):
     def count_bytes(self, size: int) -> None:
         """Counts a message that came."""
         self.bytes_received += size
+        self._histograms.messages.add(size)
 
     def end_run(self) -> None:
         """From now on every submission is answered with REASON_RUN_OVER, and none is held back."""
@@ -260,6 +267,7 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         with self._actors.waiting(actor):
             await self._queue.put(submission.unroll, lane, record)
         waited = time.monotonic() - came
+        self._histograms.line_wait.add(waited)
         self._limits.credit(actor)
         self._on_unroll(submission.episodes, submission.age_seconds, actor.task)
         return waited

@@ -11,6 +11,7 @@ from actor_client import run
 from actor_client.actor import Collected
 from actor_client.client import LearnerClient, Parameters
 from actor_client.config import ActorConfig
+from actor_client.figures import ActorFigures
 from actor_client.run import ActorProcess
 from impala.config import EnvironmentConfig, NetworkConfig
 from impala.environments import Hosting
@@ -128,7 +129,7 @@ def test_an_actor_tells_how_it_spent_all_of_its_time(monkeypatch: pytest.MonkeyP
             return Collected(unroll=make_unroll(), episodes=[], environment_seconds=2.5, inference_seconds=1.0)
 
     monkeypatch.setattr(run, "time", clock)
-    run._act(Client(), Actor())  # type: ignore[arg-type]
+    run._act(Client(), Actor(), ActorFigures())  # type: ignore[arg-type]
     first, *later = sent
     assert first == ActorTimes(total=6.25, environment=2.5, inference=1.0, waiting=1.5)
     # What sending the one before took is part of it.
