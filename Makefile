@@ -174,7 +174,8 @@ hostile: setup ## Train beside attackers, one kind after the other; writes bench
 
 .PHONY: monitoring-test
 monitoring-test: setup ## Check rules and dashboard with a real Prometheus (needs `prometheus` and `promtool`; a minute or two)
-	@command -v prometheus promtool > /dev/null || { echo "prometheus and promtool are needed: Debian's package prometheus has both"; exit 1; }
+	@command -v prometheus > /dev/null && command -v promtool > /dev/null || \
+	    { echo "prometheus and promtool are needed on the path: Debian's package prometheus has both"; exit 1; }
 	promtool check config docker/prometheus/prometheus.yml
 	promtool test rules docker/prometheus/alerts_test.yml
 	$(BIN)/python -m pytest -q -rs tests/test_prometheus.py tests/test_actor_figures.py \
