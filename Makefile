@@ -177,6 +177,15 @@ torn: setup ## Kill a process 500 times while it writes checkpoints, and look fo
 hostile: setup ## Train beside attackers, one kind after the other; writes benchmarks/hostile.json (ten minutes)
 	$(BIN)/python -m benchmarks.hostile --turns 3 --output benchmarks/hostile.json
 
+.PHONY: monitoring-test
+monitoring-test: setup ## Check rules and dashboard with a real Prometheus (needs `prometheus` and `promtool`; a minute or two)
+	@command -v prometheus > /dev/null && command -v promtool > /dev/null || \
+	    { echo "prometheus and promtool are needed on the path: Debian's package prometheus has both"; exit 1; }
+	promtool check config docker/prometheus/prometheus.yml
+	promtool test rules docker/prometheus/alerts_test.yml
+	$(BIN)/python -m pytest -q -rs tests/test_prometheus.py tests/test_actor_figures.py \
+	    tests/test_histogram.py tests/test_learner_histograms.py tests/test_monitoring.py tests/test_real_prometheus.py
+
 .PHONY: compose-test
 compose-test: ## Build the images, train with docker compose, scale, kill and restart (needs a Docker engine; some minutes)
 	$(PYTHON) docker/compose_test.py

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from actor_client.backoff import Backoff
 from actor_client.call_times import CallTimes
+from actor_client.figures import ActorFigures
 from actor_client.recording import Draft, Recording
 from actor_client.tls import TLS, find_obstacle
 from actor_client.window import Window
@@ -119,6 +120,7 @@ class LearnerClient:
         reached: called with whether the learner answers, when that changes, from any of the client's threads and `join`'s.
         sent_here: by another learner, to which this actor goes back when this one does not answer.
         stays: goes to no other learner.
+        figures: where calls are counted.
 
     Raises:
         ConfigError: a file that `tls` names cannot be read or used.
@@ -136,6 +138,7 @@ class LearnerClient:
         reached: Callable[[bool], None] = lambda _: None,
         sent_here: bool = False,
         stays: bool = False,
+        figures: ActorFigures | None = None,
     ) -> None:
         self.address = address
         self.waited_seconds = 0.0
@@ -143,6 +146,7 @@ class LearnerClient:
         self.recording = Recording()
         self._tls = tls
         self._tell_reached = reached
+        self._figures = figures or ActorFigures()
         self._reached = False
         self._reaching = threading.Lock()
         self._actor_id = actor_id
@@ -443,6 +447,7 @@ class LearnerClient:
             log.warning(
                 "unroll %d was too old to train on, of version %d", request.sequence, version, extra={"parameter_version": version}
             )
+            self._figures.note_stale()
         self._window.note_line(response.waited_seconds)
         if response.join_again and not self._stays_for_good and not self._must_stop():
             self._ask_where_to_be()
@@ -476,16 +481,18 @@ class LearnerClient:
         """
         backoff, complain_at, silent_since, joined_again = Backoff(), 0.0, time.monotonic(), False
         while True:
-            joins = self._joins
+            joins, began = self._joins, time.monotonic()
             try:
                 answer = self._attempt(attempt)
                 self._note_reached(reached=True)
                 self._heard_at = time.monotonic()
+                self._figures.note_call(name, self._heard_at - began)
                 return answer
             except grpc.RpcError as error:
                 if self._closed.is_set():
                     raise Closed from error
                 status = error.code()
+                self._figures.note_call(name, time.monotonic() - began, status.name)
                 if rejoin and status == grpc.StatusCode.FAILED_PRECONDITION:
                     log.info("joining again: %s", error.details())
                     if not self._rejoin(joins):

@@ -40,6 +40,8 @@ class ActorConfig:
     """HOST:PORT to answer grpc.health.v1 on, in clear: SERVING while the learner answers. For probes; see impala-health."""
     log_format: LogFormat = "human"
     """human: lines for people, on standard error. json: a JSON object a line, on standard output."""
+    metrics: str | None = None
+    """HOST:PORT to answer Prometheus on, at /metrics, in clear and without a token."""
     end_with_stdin: bool = False
     """End when standard input closes; a learner starts its local actors so, that they end with it."""
 
@@ -51,6 +53,8 @@ class ActorConfig:
             raise ConfigError(f"token_file: would be sent in clear to {self.learner}; give --tls-ca too")
         if self.health is not None:
             split_address(self.health, field="health")
+        if self.metrics is not None:
+            split_address(self.metrics, field="metrics")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ConfigError("tls_key: expected --tls-cert and --tls-key together, came one of them")
         if self.tls_cert is not None and self.tls_ca is None:

@@ -3,7 +3,8 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from actor_client.actor import Actor
 from actor_client.client import Astray, Closed, LearnerClient, Redirect
 from actor_client.config import ActorConfig
+from actor_client.figures import ActorFigures
 from actor_client.health import health_port
 from impala.environments import Hosting, VectorEnvironment
 from impala.errors import ConfigError, Refused
@@ -33,6 +35,7 @@ class ActorProcess:
         self._host = host
         self._client: LearnerClient | None = None
         self._actor: Actor | None = None
+        self._figures = ActorFigures()
         self._stopped = threading.Event()
 
     def facts(self) -> dict[str, Any]:
@@ -55,8 +58,25 @@ class ActorProcess:
         """
         prepare_processor(self._config.threads)
         token = read_token(self._config.token_file) if self._config.token_file else None
-        with health_port(self._config.health) as report:
-            self._take_part_until_over(token, report)
+        with health_port(self._config.health) as report, self._metrics_port():
+
+            def reached(answers: bool) -> None:
+                report(answers)
+                self._figures.note_reached(answers)
+
+            self._take_part_until_over(token, reached)
+
+    @contextmanager
+    def _metrics_port(self) -> Iterator[None]:
+        if self._config.metrics is None:
+            yield
+            return
+        # Late: most actors answer no Prometheus, and start without what that takes.
+        from actor_client.prometheus import metrics_port
+
+        with metrics_port(self._config.metrics, self._figures) as port:
+            log.info("answers Prometheus on port %d", port)
+            yield
 
     def _take_part_until_over(self, token: str | None, report: Callable[[bool], None]) -> None:
         config, stays = self._config, False
@@ -71,6 +91,7 @@ class ActorProcess:
                 reached=report,
                 sent_here=config is not self._config,
                 stays=stays,
+                figures=self._figures,
             )
             self._client = client
             try:
@@ -121,7 +142,7 @@ class ActorProcess:
         )
         try:
             client.start(assignment)
-            _act(client, actor)
+            _act(client, actor, self._figures)
             if client.redirect is not None:
                 client.finish()
         finally:
@@ -131,7 +152,7 @@ class ActorProcess:
         return client.run_over or not (client.reassigned or client.redirect)
 
 
-def _act(client: LearnerClient, actor: Actor) -> None:
+def _act(client: LearnerClient, actor: Actor, figures: ActorFigures) -> None:
     version, clock = 0, time.perf_counter
     collected_at, waited, starved = clock(), client.waited_seconds, starved_seconds()
     free_at = collected_at
@@ -156,6 +177,7 @@ def _act(client: LearnerClient, actor: Actor) -> None:
             fetching=calls.fetching,
             starved=starved - before[2],
         )
+        figures.note_unroll(collected.unroll.env_steps, len(collected.episodes), version, times)
         if not client.submit(collected.unroll, collected.episodes, first_step_at, times, draft):
             return
         free_at = clock()

@@ -47,7 +47,7 @@ def baseline_loss(values: Tensor, vs: Tensor, valid: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class ImpalaLoss:
-    """The loss of one batch and what to watch in it. All but `total` are detached, all but `vs` and `valid` scalars.
+    """The loss of one batch and what to watch in it. All but `total` are detached, all but the last three scalars.
 
     Means are over valid rows.
 
@@ -64,6 +64,7 @@ class ImpalaLoss:
             one row outweighs all others. NaN without valid rows.
         vs: [T, B] targets v_t, in the units of V; V(x_t) on reset rows.
         valid: [T, B] 1 where an environment acted, 0 on reset rows.
+        log_ratios: [T, B] log pi/mu; anything on reset rows.
     """
 
     total: Tensor
@@ -78,6 +79,7 @@ class ImpalaLoss:
     effective_sample_size: Tensor
     vs: Tensor
     valid: Tensor
+    log_ratios: Tensor
 
 
 def impala_loss(
@@ -136,6 +138,7 @@ def impala_loss(
             effective_sample_size=1.0 / (count * shares.square().sum()),
             vs=vs,
             valid=valid,
+            log_ratios=log_ratios,
         )
 
 

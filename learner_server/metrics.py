@@ -25,7 +25,7 @@ from run_directory.journal import JournalWriter
 log = logging.getLogger(__name__)
 
 # All but what is there for each row of the batch.
-_LOSS_FIELDS = tuple(field.name for field in fields(ImpalaLoss) if field.name not in {"vs", "valid"})
+_LOSS_FIELDS = tuple(field.name for field in fields(ImpalaLoss) if field.name not in {"vs", "valid", "log_ratios"})
 _MEANS = (*_LOSS_FIELDS, "grad_norm", "policy_lag_mean")
 
 # steps_per_second is over this window, so that one slow interval does not read as a slow run.

@@ -4,13 +4,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, start_http_server
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from impala.addresses import split_address
 from impala.errors import ConfigError
+from impala.histogram import Histogram
+from learner_server.histograms import LearnerHistograms
 
-# Names in metrics.jsonl, and what Prometheus is told they are. Its names have the prefix impala_; counters end in _total.
+# Names in metrics.jsonl, and what Prometheus is told they are. Its names have the prefix impala_; counters end in _total. The table
+# of docs/observing.md has them all.
 COUNTERS = {
     "env_steps": "Agent steps trained on.",
     "learner_updates": "Gradient steps that made a new version of the weights.",
@@ -19,8 +22,28 @@ COUNTERS = {
     "steps_received": "Agent steps in valid unrolls.",
     "steps_dropped": "Agent steps received and not trained on.",
     "bytes_received": "Bytes of messages from actors, since this process started.",
+    "parameter_encodings": "Versions of the weights that were encoded because an actor asked.",
+}
+# By a label: its name, and the text.
+LABELLED = {
+    "disk_failures": ("what", "Writes that failed, since this process started."),
+    "refused": ("why", "Messages refused, by status and field, since this process started."),
+    "dropped_by_rule": ("rule", "Agent steps received and not trained on, by the rule."),
 }
 GAUGES = {
+    "baseline": "Baseline loss, summed over time and batch.",
+    "clipped_fraction": "Share of importance ratios above rho_bar.",
+    "effective_sample_size": "From 0 to 1: 1 says that batches are as good as those of the learner policy.",
+    "entropy": "Entropy of the learner policy in nats, mean.",
+    "grad_norm": "Norm of the gradient before clipping.",
+    "learning_rate": "Learning rate in use.",
+    "log_rho_abs": "Mean of abs(log pi/mu) in nats.",
+    "log_rho_abs_lag_0": "The same where the lag is 0: anything but rounding says that actor and learner disagree on the policy.",
+    "policy_gradient": "Policy gradient loss, summed over time and batch.",
+    "policy_lag_max": "Versions between the weights that acted and those that learnt, at most.",
+    "steps_waiting": "Agent steps received and neither trained on nor dropped.",
+    "target_mean": "Mean of the targets v, in the learner's units of reward.",
+    "value_mean": "Mean of the values V, in the learner's units of reward.",
     "checkpoint_age_seconds": "Seconds since the newest whole checkpoint was written.",
     "actors": "Actors that called within the last 10 s.",
     "actor_environment_fraction": "Share of actors' time in the last log interval that went into stepping environments.",
@@ -33,7 +56,6 @@ GAUGES = {
     "parameter_version": "Version of the newest weights.",
 }
 RETURN = "mean_return_100_by_task"
-FAILURES = "disk_failures"
 
 
 class MetricsPort(Collector):
@@ -41,13 +63,17 @@ class MetricsPort(Collector):
 
     Args:
         address: HOST:PORT; port 0 takes a free one.
+        histograms: what the learner counts by size; read at each request.
+        checkpoint_seconds: between checkpoints, as configured: how old the newest may be depends on it.
 
     Raises:
         ConfigError: the address cannot be listened on.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, histograms: LearnerHistograms, *, checkpoint_seconds: float) -> None:
         self._figures: Mapping[str, Any] = {}
+        self._histograms = histograms
+        self._checkpoint_seconds = checkpoint_seconds
         registry = CollectorRegistry()
         registry.register(self)
         host, port = split_address(address, field="metrics")
@@ -75,13 +101,33 @@ class MetricsPort(Collector):
             if mean is not None:
                 returns.add_metric([str(task)], mean)
         yield returns
-        failures = CounterMetricFamily(f"impala_{FAILURES}", "Writes that failed, since this process started.", labels=["what"])
-        for what, count in figures.get(FAILURES, {}).items():
-            failures.add_metric([what], count)
-        yield failures
+        for name, (label, text) in LABELLED.items():
+            counts = CounterMetricFamily(f"impala_{name}", text, labels=[label])
+            for value, count in figures.get(name, {}).items():
+                counts.add_metric([value], count)
+            yield counts
+        interval = "Seconds between checkpoints, as configured."
+        yield GaugeMetricFamily("impala_checkpoint_interval_seconds", interval, value=self._checkpoint_seconds)
+        yield from _families(self._histograms)
 
     def close(self) -> None:
         """Stops answering."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+def _families(kept: LearnerHistograms) -> Iterator[Metric]:
+    yield _one("rpc_seconds", "Seconds from a call's message to its answer, refusals included.", kept.rpc, label="method")
+    yield _one("line_wait_seconds", "Seconds that unrolls waited in line for a place in the queue.", {"": kept.line_wait})
+    yield _one("message_bytes", "Bytes of each message from actors.", {"": kept.messages})
+    yield _one("policy_lag_versions", "Versions between the weights that acted and those that learnt.", {"": kept.policy_lag})
+    yield _one("importance_ratio", "pi/mu of each step of one batch for each log interval.", {"": kept.ratio})
+    yield _one("stage_seconds", "Seconds of the training thread's stages.", kept.stages, label="stage")
+
+
+def _one(name: str, text: str, histograms: Mapping[str, Histogram], *, label: str | None = None) -> Metric:
+    family = HistogramMetricFamily(f"impala_{name}", text, labels=None if label is None else [label])
+    for value, histogram in histograms.items():
+        family.add_metric([value] if label is not None else [], histogram.cumulative(), histogram.sum)
+    return family

@@ -37,6 +37,7 @@ from learner_server.curve import draw_curve
 from learner_server.descriptors import make_room_for
 from learner_server.episodes import EpisodeLog
 from learner_server.group import Group, Place, join_group
+from learner_server.histograms import LearnerHistograms
 from learner_server.learner import Learner
 from learner_server.local_actors import LocalActors, local_actor_id
 from learner_server.lockstep import Lockstep
@@ -223,6 +224,7 @@ class _Service:
             counts=start.episodes, recent_returns=start.recent_returns, seconds=start.seconds, tells=self._place.rank > 0
         )
         self._actor_times = ActorTimeShares()
+        self._histograms = LearnerHistograms()
         self._servicer = LearnerServicer(
             assign=self._assign,
             spec=self._spec,
@@ -234,6 +236,7 @@ class _Service:
             on_unroll=self._episodes.add,
             on_times=self._actor_times.add,
             limits=_limits(config),
+            histograms=self._histograms,
             lockstep=self._lockstep,
             balance=self._balance,
             recorder=recorder,
@@ -332,6 +335,7 @@ class _Service:
             balance=self._balance,
             lockstep=self._lockstep,
             recorder=self._recorder,
+            histograms=self._histograms,
         )
 
     @contextmanager
@@ -343,7 +347,8 @@ class _Service:
         with ExitStack() as open_ones:
             shows: list[Callable[[dict[str, Any]], None]] = []
             if self._config.metrics is not None:
-                shows.append(open_ones.enter_context(closing(MetricsPort(self._config.metrics))).update)
+                port = MetricsPort(self._config.metrics, self._histograms, checkpoint_seconds=self._config.checkpoint_seconds)
+                shows.append(open_ones.enter_context(closing(port)).update)
             if self._config.status is not None:
                 shows.append(self._open_status(self._config.status, open_ones))
             display: ProgressDisplay | FigureLog = (

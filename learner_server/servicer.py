@@ -31,6 +31,7 @@ from impala.wire import (
 from learner_server.actor_limits import ActorLimits, OverLimit
 from learner_server.actor_registry import Actor, ActorRegistry, TooManyActors, check_actor_id
 from learner_server.balance import Balance
+from learner_server.histograms import LearnerHistograms
 from learner_server.lockstep import Lockstep
 from learner_server.parameter_store import ParameterStore
 from learner_server.recorder import Recorder
@@ -67,7 +68,7 @@ def _answers_errors(
 
     @wraps(method)
     async def answering(self: LearnerServicer, request: RequestT, context: Context) -> ResponseT:
-        call, actor_id = method(self, request, context), request.actor_id
+        call, actor_id, began = method(self, request, context), request.actor_id, time.monotonic()
         del request  # the method may let go of it
         try:
             return await call
@@ -87,6 +88,8 @@ def _answers_errors(
             log.exception("%s of actor %s failed", method.__name__, named, extra={"actor_id": named})
             self.refused["internal"] += 1
             await context.abort(grpc.StatusCode.INTERNAL, "the learner has a fault; its log has the traceback")
+        finally:
+            self._histograms.rpc[method.__name__].add(time.monotonic() - began)
         raise AssertionError("abort raises")
 
     return answering
@@ -120,6 +123,7 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         limits: what one actor may ask for at once; None for as much as it likes.
         lockstep: where answers are held back until the unroll was trained on; the queue then has a lane for each actor.
         recorder: follows unrolls; None where nothing is recorded.
+        histograms: where messages and the times of calls are counted.
     """
 
     def __init__(
@@ -138,6 +142,7 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         limits: ActorLimits | None = None,
         lockstep: Lockstep | None = None,
         recorder: Recorder | None = None,
+        histograms: LearnerHistograms | None = None,
     ) -> None:
         self._assign = assign
         self._spec = spec
@@ -152,6 +157,7 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         self._limits = limits or ActorLimits()
         self._lockstep = lockstep
         self._recorder = recorder
+        self._histograms = histograms or LearnerHistograms()
         # Unrolls on their way into the queue, by (actor, incarnation, sequence), so that a retry joins the first try.
         self._entering: dict[tuple[str, int, int], asyncio.Task[float]] = {}
         self._run_over = False
@@ -164,6 +170,7 @@ class LearnerServicer(pb_grpc.LearnerServicer):
     def count_bytes(self, size: int) -> None:
         """Counts a message that came."""
         self.bytes_received += size
+        self._histograms.messages.add(size)
 
     def end_run(self) -> None:
         """From now on every submission is answered with REASON_RUN_OVER, and none is held back."""
@@ -291,6 +298,7 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         with self._actors.waiting(actor):
             await self._queue.put(submission.unroll, lane, record)
         waited = time.monotonic() - came
+        self._histograms.line_wait.add(waited)
         self._limits.credit(actor)
         self._on_unroll(submission.episodes, submission.age_seconds, actor.task)
         return waited

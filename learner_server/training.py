@@ -25,6 +25,7 @@ from learner_server.config import LearnerConfig
 from learner_server.disk_failures import DiskFailures
 from learner_server.episodes import EpisodeLog
 from learner_server.group import Group
+from learner_server.histograms import LearnerHistograms
 from learner_server.learner import Learner
 from learner_server.lockstep import Lockstep
 from learner_server.metrics import ActorTimeShares, IntervalStatistics, MetricsWriter, Rate, actor_shares, merge_intervals
@@ -72,6 +73,7 @@ class Training:
         balance: learns what all ranks have.
         lockstep: is told of every batch that was trained on; every actor is then waited for, however long it takes.
         recorder: is told where unrolls are; it follows them with what the queue and the learner tell it besides.
+        histograms: where lags, ratios and the times of stages are counted.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class Training:
         balance: Balance | None = None,
         lockstep: Lockstep | None = None,
         recorder: Recorder | None = None,
+        histograms: LearnerHistograms | None = None,
     ) -> None:
         self._config = config
         self._learner = learner
@@ -122,6 +125,7 @@ class Training:
         self._balance = balance or Balance()
         self._lockstep = lockstep
         self._recorder = recorder
+        self._histograms = histograms or LearnerHistograms()
         self._rounds = Rounds(self._group.place.size)
         # Why the run fails, if it does.
         self.failure: ImpalaError | None = None
@@ -156,7 +160,9 @@ class Training:
                 passed_over = self._rounds.passes_over(self._group.place.rank)
                 self._fetch(0.0 if passed_over else _PATIENCE_SECONDS)
             agreed = self._meet(end)
-            self._interval.add_wait(time.monotonic() - waited_from)
+            waited = time.monotonic() - waited_from
+            self._interval.add_wait(waited)
+            self._histograms.add_wait(waited, over=agreed.step)
             if agreed.log:
                 self._look_after()
                 self._log()
@@ -262,22 +268,27 @@ class Training:
         self._fetched = None
         if self._recorder is not None:
             self._recorder.begin_step(idle=fresh is None)
+        began = time.monotonic()
         self._learner.begin_step(batch, self._env_steps, rate_scale=rate_scale, idle=fresh is None)
         if self._learner.transfer.overlaps and not self._queue.closed:
             self._fetch(0.0)
         report = self._learner.finish_step()
         if self._recorder is not None:
             self._recorder.end_step()
+        self._histograms.stages["step"].add(time.monotonic() - began)
         # Replayed steps are not counted: they were when they were fresh.
         self._env_steps += env_steps
         if fresh is not None:
             self._queue.mark_trained()
             self._interval.add_step(report)
+            self._histograms.add_step(report)
         if report.skipped:
             self._skip(fresh)
         else:
             self._skipped_in_a_row = 0
+            began = time.monotonic()
             self._store.publish(self._learner.version, report.parameters)
+            self._histograms.stages["publish"].add(time.monotonic() - began)
             if self._replay is not None and fresh is not None:
                 # After the step, so that no new one is in its batch twice, and none comes again that made it fail.
                 self._replay.add(fresh)
@@ -321,6 +332,7 @@ class Training:
     def _log(self, ended: str | None = None) -> dict[str, Any]:
         self._next_log = time.monotonic() + self._config.log_seconds
         self._logged_version = self._learner.version
+        self._histograms.start_interval()
         ranks = self._group.collect(self._report())
         self._balance.update([Door(**report["door"]) for report in ranks])
         others = [report["actors_by_task"] for rank, report in enumerate(ranks) if rank != self._group.place.rank]
@@ -429,7 +441,11 @@ class Training:
                 "replay_random_states": [report["replay_random_state"] for report in ranks],
             },
         )
-        self._keeper.write(checkpoint)
+        began = time.monotonic()
+        try:
+            self._keeper.write(checkpoint)
+        finally:
+            self._histograms.stages["checkpoint"].add(time.monotonic() - began)
         self._saved_version = checkpoint.version
 
     def _state(self) -> dict[str, Any]:

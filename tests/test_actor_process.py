@@ -13,6 +13,7 @@ from actor_client.actor import Collected
 from actor_client.call_times import CallTimes
 from actor_client.client import LearnerClient, Parameters
 from actor_client.config import ActorConfig
+from actor_client.figures import ActorFigures
 from actor_client.recording import Recording
 from actor_client.run import ActorProcess
 from impala.config import EnvironmentConfig, NetworkConfig
@@ -137,7 +138,7 @@ def test_an_actor_tells_how_it_spent_all_of_its_time(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(run, "time", clock)
     # Each time that it is asked, the thread has been kept waiting for a core another eighth of a second.
     monkeypatch.setattr(run, "starved_seconds", itertools.count(5.0, 0.125).__next__)
-    run._act(Client(), Actor())  # type: ignore[arg-type]
+    run._act(Client(), Actor(), ActorFigures())  # type: ignore[arg-type]
     first, *later = sent
     assert first == ActorTimes(total=6.25, environment=2.5, inference=1.0, waiting=1.5, starved=0.125)
     # What sending the one before took is part of it.

@@ -143,6 +143,15 @@ def test_metrics_are_scraped_where_the_learner_serves_them(manifests: dict[tuple
     assert int(port) in {each["port"] for rule in ingress for each in rule["ports"]}
 
 
+def test_an_actors_metrics_are_scraped_where_it_serves_them(manifests: dict[tuple[str, str], Manifest]) -> None:
+    template = manifests["Deployment", "actor"]["spec"]["template"]
+    port = template["metadata"]["annotations"]["prometheus.io/port"]
+    [actor] = template["spec"]["containers"]
+    assert tyro.cli(ActorConfig, args=actor["args"]).metrics == f"0.0.0.0:{port}"
+    [rule] = manifests["NetworkPolicy", "actor"]["spec"]["ingress"]
+    assert rule["ports"] == [{"port": int(port)}]
+
+
 def test_probes_ask_the_port_that_the_images_serve_health_on(manifests: dict[tuple[str, str], Manifest]) -> None:
     for workload, image in zip(WORKLOADS, ("learner", "actor"), strict=True):
         dockerfile = (MANIFESTS.parent.parent / "docker" / f"{image}.Dockerfile").read_text()

@@ -400,7 +400,7 @@ def test_every_setting_of_v_trace_reaches_it(setting: str) -> None:
 def test_everything_but_the_total_is_detached() -> None:
     loss, _, _ = loss_and_gradients(Table(), table_unroll([0, 1, 2]), LossConfig())
     assert [name for name, tensor in vars(loss).items() if tensor.requires_grad] == ["total"]
-    assert {name for name, tensor in vars(loss).items() if tensor.ndim} == {"vs", "valid"}
+    assert {name for name, tensor in vars(loss).items() if tensor.ndim} == {"vs", "valid", "log_ratios"}
 
 
 def test_the_means_of_values_targets_and_ratios_are_over_the_rows_acted_in() -> None:

@@ -18,13 +18,13 @@ from learner_server.learner import StepReport
 from learner_server.metrics import ActorTimeShares, IntervalStatistics, MetricsWriter, Rate, actor_shares
 from run_directory.journal import read_metrics
 
-LOSS_FIELDS = [field.name for field in fields(ImpalaLoss) if field.name not in {"vs", "valid"}]
+LOSS_FIELDS = [field.name for field in fields(ImpalaLoss) if field.name not in {"vs", "valid", "log_ratios"}]
 
 
 def make_report(value: float, **replaced: Any) -> StepReport:
     """Returns a report whose loss fields are value, value + 1, ... in their order."""
     loss = {name: torch.tensor(value + index, requires_grad=name == "total") for index, name in enumerate(LOSS_FIELDS)}
-    loss.update(vs=torch.zeros(3, 2), valid=torch.ones(3, 2, dtype=torch.bool))
+    loss.update(vs=torch.zeros(3, 2), valid=torch.ones(3, 2, dtype=torch.bool), log_ratios=torch.zeros(3, 2))
     loss.update({name: torch.tensor(replaced.pop(name)) for name in list(replaced) if name in loss})
     lags = np.array([0, 4], dtype=np.int64)
     report: dict[str, Any] = {"grad_norm": value, "learning_rate": 0.1, "policy_lags": lags, "skipped": False, "parameters": {}}

@@ -19,6 +19,7 @@ from learner_server.actor_registry import ActorRegistry
 from learner_server.config import LearnerConfig
 from learner_server.episodes import EpisodeLog
 from learner_server.group import Group
+from learner_server.histograms import LearnerHistograms
 from learner_server.learner import Learner
 from learner_server.lockstep import Lockstep
 from learner_server.metrics import ActorTimeShares, MetricsWriter
@@ -80,6 +81,7 @@ def train(
     figures: list[dict[str, Any]] | None = None,
     store: ParameterStore | None = None,
     lockstep: Lockstep | None = None,
+    histograms: LearnerHistograms | None = None,
     returns: Sequence[float] = (),
     **fields: Any,
 ) -> Run:
@@ -131,6 +133,7 @@ def train(
         group=group,
         idle=idle_unroll(SPEC),
         lockstep=lockstep,
+        histograms=histograms,
     )
     if drain and stop_after_lines == 50:
         stop.set()
