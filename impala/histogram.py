@@ -40,9 +40,18 @@ class Histogram:
         """Values so far."""
         return sum(self._counts)
 
+    @property
+    def bounds(self) -> list[float]:
+        """What it was made with."""
+        return list(self._bounds)
+
+    def counts(self) -> list[int]:
+        """Returns how many values lay at or below each bound and above the one before, and last how many above them all."""
+        return self._counts.copy()
+
     def cumulative(self) -> list[tuple[str, float]]:
         """Returns, for each bound and "+Inf", how many values are no greater: the buckets that Prometheus knows."""
-        counts, total, buckets = self._counts.copy(), 0, list[tuple[str, float]]()
+        counts, total, buckets = self.counts(), 0, list[tuple[str, float]]()
         for bound, count in zip([*map(repr, self._bounds), "+Inf"], counts, strict=True):
             total += count
             buckets.append((bound, total))

@@ -390,6 +390,7 @@ class _Service:
             max_policy_lag=config.max_policy_lag,
             environments=config.envs,
             actors=self._actors,
+            histograms={"policy_lag": self._histograms.policy_lag, "ratio": self._histograms.ratio},
         )
         open_ones.enter_context(closing(feed))
         server = StatusServer(address, feed, token=access.token, context=access.context)

@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 
 from impala.errors import ConfigError
+from impala.histogram import Histogram
 from learner_server.actor_registry import Actor, ActorRegistry
 from learner_server.config import LearnerConfig
 from learner_server.security import server_context
 from learner_server.status.actor_table import ActorTable
+from learner_server.status.distributions import Distributions
 from learner_server.status.event_log import EventLog
 from learner_server.status.feed import StatusFeed
 from learner_server.status.history import History
@@ -158,6 +160,23 @@ def test_an_actor_much_slower_than_most_of_its_task_is_slow(table: ActorTable) -
     assert states(fair, 102.0, *team(2.0, 30)) == ["ok"] * 4
 
 
+# --- Distributions
+
+RATIOS = Histogram([1.0, 2.0])
+
+
+def test_distributions_are_of_the_last_minute() -> None:
+    histogram = Histogram([1.0, 2.0])
+    histogram.add(0.5)
+    distributions = Distributions({"ratio": histogram})
+    # What was there before the page was made is not of its time.
+    assert distributions.update(0.0) == {"ratio": {"bounds": [1.0, 2.0], "counts": [0, 0, 0]}}
+    for second in range(1, 121):
+        histogram.add(1.5 if second <= 60 else 5.0)
+        counts = distributions.update(float(second))["ratio"]["counts"]
+    assert counts == [0, 0, 60]
+
+
 # --- Events
 
 
@@ -211,7 +230,8 @@ def registry() -> Registry:
 @pytest.fixture
 def feed(registry: Registry, clock: Clock) -> Iterator[StatusFeed]:
     run = {"env": ("CartPole-v1",), "seed": 3, "total_steps": 1000, "queue_capacity": 64}
-    feed = StatusFeed(run=run, queue_capacity=64, max_policy_lag=1000, environments=32, actors=registry)
+    histograms = {"ratio": RATIOS}
+    feed = StatusFeed(run=run, queue_capacity=64, max_policy_lag=1000, environments=32, actors=registry, histograms=histograms)
     with closing(feed):
         yield feed
 

@@ -6,9 +6,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from impala.histogram import Histogram
 from learner_server.actor_registry import ActorRegistry
 from learner_server.metrics import Rate
 from learner_server.status.actor_table import ActorTable
+from learner_server.status.distributions import Distributions
 from learner_server.status.event_log import EventLog
 from learner_server.status.history import History
 from learner_server.verdict import Limit, Verdict
@@ -40,10 +42,18 @@ class StatusFeed:
         queue_capacity: trajectories that the queue holds.
         max_policy_lag, environments: see `ActorTable`.
         actors: the run's.
+        histograms: whose last minute is shown, by name.
     """
 
     def __init__(
-        self, *, run: Mapping[str, Any], queue_capacity: int, max_policy_lag: int, environments: int, actors: ActorRegistry
+        self,
+        *,
+        run: Mapping[str, Any],
+        queue_capacity: int,
+        max_policy_lag: int,
+        environments: int,
+        actors: ActorRegistry,
+        histograms: Mapping[str, Histogram],
     ) -> None:
         self.events = EventLog()
         self._run = dict(run)
@@ -54,6 +64,8 @@ class StatusFeed:
         self._history = History(CHARTS)
         self._table = ActorTable(max_policy_lag, environments)
         self._rows: list[dict[str, Any]] = []
+        self._distributions = Distributions(histograms)
+        self._spread: dict[str, Any] = {}
         self._states: dict[str, str] = {}
         self._traffic = {name: Rate(10.0) for name in ("bytes_received", "bytes_sent")}
         logging.getLogger("learner_server").addHandler(self.events)
@@ -66,15 +78,23 @@ class StatusFeed:
         self._note_checkpoint(figures)
         rows = self._table.rows(now, self._actors.snapshot(), figures["parameter_version"])
         self._note_changes(rows)
+        spread = self._distributions.update(now)
         with self._lock:
-            self._figures, self._rows = shown, rows
+            self._figures, self._rows, self._spread = shown, rows, spread
             self._history.add(shown)
 
     def status(self) -> dict[str, Any]:
         """Returns all but the history, as JSON values."""
         with self._lock:
-            figures, rows = self._figures, self._rows
-        return {"run": self._run, "figures": figures, "verdict": _verdict(figures), "actors": rows, "events": self.events.newest()}
+            figures, rows, spread = self._figures, self._rows, self._spread
+        return {
+            "run": self._run,
+            "figures": figures,
+            "verdict": _verdict(figures),
+            "distributions": spread,
+            "actors": rows,
+            "events": self.events.newest(),
+        }
 
     def history(self) -> dict[str, Any]:
         """Returns each chart's points, as JSON values."""

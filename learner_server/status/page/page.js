@@ -143,6 +143,30 @@ function showCharts(history) {
   });
 }
 
+const DISTRIBUTIONS = [["policy_lag", "Policy lag, versions", whole], ["ratio", "Importance ratio pi/mu", value => String(value)]];
+
+// A bar for each stretch between two bounds, the last for all above; as high as its share.
+function showDistributions(distributions) {
+  DISTRIBUTIONS.forEach(([key, name, write], at) => {
+    const { bounds, counts } = distributions[key], all = counts.reduce((sum, count) => sum + count, 0) || 1, most = Math.max(...counts, 1);
+    const figure = figureFor($("distributions"), at), [caption, drawing, scale] = figure.children, width = 1000 / counts.length;
+    const stretch = bar => bar === 0 ? `up to ${write(bounds[0])}` : bar === bounds.length ? `above ${write(bounds[bar - 1])}`
+      : `${write(bounds[bar - 1])} to ${write(bounds[bar])}`;
+    const mode = counts.indexOf(Math.max(...counts));
+    setText(caption.children[0], name);
+    setText(caption.children[1], `${percent(counts[mode] / all)} ${stretch(mode)}`);
+    drawing.replaceChildren(...counts.map((count, bar) => {
+      const height = 95 * count / most, made = svg("rect", { x: bar * width + 8, y: 100 - height, width: width - 16, height });
+      made.append(svg("title", {}));
+      made.firstChild.textContent = `${stretch(bar)}: ${percent(count / all)}`;
+      return made;
+    }));
+    drawing.setAttribute("aria-label", `${name} in the last minute: ${counts.map((count, bar) => count ? `${stretch(bar)} ${percent(count / all)}` : "").filter(Boolean).join(", ")}`);
+    setText(scale.children[0], `up to ${write(bounds[0])}`);
+    setText(scale.children[1], `above ${write(bounds[bounds.length - 1])}`);
+  });
+}
+
 // --- Actors
 
 const COLUMNS = [
@@ -233,6 +257,7 @@ async function update() {
     ended = status.figures.ended || "";
     if (status.figures.env_steps !== undefined) showFigures(status);
     showActors();
+    if (status.distributions.ratio) showDistributions(status.distributions);
     showEvents(status.events);
   } catch (error) {
     // Said below, once it has lasted.
