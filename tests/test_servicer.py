@@ -1,6 +1,7 @@
 """The service on a real server: what it refuses, and how; retries, staleness, the end of the run; and who waits for whom."""
 
 import asyncio
+import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -319,6 +320,22 @@ def test_a_fault_of_our_own_is_internal_and_keeps_its_traceback(service: Service
     assert details == "the learner has a fault; its log has the traceback"
     assert service.servicer.refused == {"internal": 1}
     assert call(service, pb.GetParametersRequest(actor_id="tester")).version == 1
+
+
+def test_whose_call_it_was_is_in_an_event_and_a_field_of_it(
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken() -> tuple[int, bytes]:
+        raise RuntimeError
+
+    with caplog.at_level(logging.INFO), monkeypatch.context() as patched:
+        service.join()
+        patched.setattr(service.store, "encoded", broken)
+        refusal(lambda: call(service, pb.GetParametersRequest(actor_id="tester")))
+    joined, failed = (record for record in caplog.records if record.name == "learner_server.servicer")
+    assert joined.getMessage().startswith("actor tester joined from ")
+    assert failed.getMessage() == "GetParameters of actor tester failed"
+    assert [vars(record)["actor_id"] for record in (joined, failed)] == ["tester", "tester"]
 
 
 def test_how_an_actor_spends_its_time_is_noted_once_for_each_unroll_that_says_so(service: Service) -> None:
