@@ -71,7 +71,7 @@ STAGES = {
     "link in": Stage(limit=Limit.NETWORK_IN, flags=f"{_CARTPOLE} --no-compress", into=5.0),
     "link out": Stage(limit=Limit.NETWORK_OUT, flags=f"{_CARTPOLE} --hidden-sizes 256 256", out=5.0),
     # Nothing is collected ahead, and there is room for one batch: both sides wait for each other, though no call takes long.
-    "tiny queue": Stage(limit=Limit.QUEUE, flags=f"{_CARTPOLE} --queue-batches 1 --max-in-flight 1", actors=2),
+    "tiny queue": Stage(limit=Limit.QUEUE, flags=f"{_CARTPOLE} --envs 8 --batch-size 8 --queue-batches 1 --max-in-flight 1"),
     "slow learner": Stage(limit=Limit.LEARNER, flags=f"{_CARTPOLE} {_HEAVY}"),
     "one core": Stage(limit=Limit.PROCESSOR, flags=_CARTPOLE, actors=2, cores=1),
     "balanced": Stage(limit=Limit.BALANCED, flags=f'{_SLOW} {{"sleep_seconds":SLEEP}} {_HEAVY}', sleep=0.005, even=True),

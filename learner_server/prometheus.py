@@ -22,6 +22,7 @@ COUNTERS = {
     "steps_received": "Agent steps in valid unrolls.",
     "steps_dropped": "Agent steps received and not trained on.",
     "bytes_received": "Bytes of messages from actors, since this process started.",
+    "bytes_sent": "Bytes of weights to actors, since this process started.",
     "parameter_encodings": "Versions of the weights that were encoded because an actor asked.",
 }
 # By a label: its name, and the text.
@@ -49,6 +50,12 @@ GAUGES = {
     "actor_environment_fraction": "Share of actors' time in the last log interval that went into stepping environments.",
     "actor_inference_fraction": "Share of actors' time in the last log interval that went into choosing actions.",
     "actor_wait_fraction": "Share of actors' time in the last log interval that was waited, for a place or for weights.",
+    "actor_line_fraction": "What unrolls stood in line at the learner, as a share of actors' time; calls may overlap.",
+    "actor_sending_fraction": "What sending unrolls took besides, as a share of actors' time; calls may overlap.",
+    "actor_fetching_fraction": "What fetching weights took, as a share of actors' time; calls may overlap.",
+    "actor_starved_fraction": "Share of actors' time in which they could have run and had no core.",
+    "learner_starved_fraction": "Share of the last log interval in which training could have run and had no core.",
+    "ingest_fraction": "Share of the last log interval in which the thread that takes messages in was at work.",
     "learner_wait_fraction": "Share of the last log interval in which training waited for a batch: near 1, actors are too few.",
     "policy_lag_mean": "Versions between the weights that acted and those that learnt, mean over trajectories.",
     "queued_trajectories": "Trajectories in the queue.",
@@ -106,6 +113,10 @@ class MetricsPort(Collector):
             for value, count in figures.get(name, {}).items():
                 counts.add_metric([value], count)
             yield counts
+        limit = GaugeMetricFamily("impala_limit", "1 for what limits the run, by the verdict.", labels=["limit"])
+        if figures.get("limit") is not None:
+            limit.add_metric([figures["limit"]], 1.0)
+        yield limit
         interval = "Seconds between checkpoints, as configured."
         yield GaugeMetricFamily("impala_checkpoint_interval_seconds", interval, value=self._checkpoint_seconds)
         yield from _families(self._histograms)
