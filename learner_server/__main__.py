@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 EXIT_CONFIG = 2
 
 # What the extra `learner` installs.
-_EXTRA = ("grpc_reflection", "matplotlib", "rich", "tensorboard")
+_EXTRA = ("aiohttp", "grpc_reflection", "matplotlib", "rich", "tensorboard")
 
 
 def parse(arguments: list[str]) -> LearnerConfig:

@@ -6,8 +6,8 @@ import re
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,6 @@ from learner_server.actor_limits import ActorLimits
 from learner_server.actor_registry import ACTOR_SILENCE_SECONDS, Actor, ActorRegistry
 from learner_server.balance import Balance, Door
 from learner_server.config import LearnerConfig
-from learner_server.console import FigureLog
 from learner_server.curve import draw_curve
 from learner_server.descriptors import make_room_for
 from learner_server.episodes import EpisodeLog
@@ -44,8 +43,6 @@ from learner_server.lockstep import Lockstep
 from learner_server.metrics import ActorTimeShares, MetricsWriter
 from learner_server.parameter_store import ParameterStore
 from learner_server.profile import Profile
-from learner_server.progress import ProgressDisplay
-from learner_server.prometheus import MetricsPort
 from learner_server.recorder import Recorder
 from learner_server.resume import StartingPoint, find_starting_point, share_starting_point
 from learner_server.rounds import End
@@ -57,6 +54,7 @@ from learner_server.training import Training
 from learner_server.transfer import transfer_to
 from learner_server.unroll_queue import UnrollQueue
 from learner_server.wandb_run import WandbRun, check_wandb
+from learner_server.watchers import Show, watchers
 from run_directory.counters import CounterFile
 from run_directory.layout import RunDirectory
 
@@ -338,66 +336,12 @@ class _Service:
             histograms=self._histograms,
         )
 
-    @contextmanager
-    def _shown(self) -> Iterator[Callable[[dict[str, Any]], None]]:
-        """Yields what shows figures to whoever looks: console, Prometheus, browsers. Rank 0 alone shows anything."""
+    def _shown(self) -> AbstractContextManager[Show]:
+        """Yields what shows figures to whoever looks; rank 0 alone shows anything."""
         if self._place.rank:
-            yield lambda _: None
-            return
-        with ExitStack() as open_ones:
-            shows: list[Callable[[dict[str, Any]], None]] = []
-            if self._config.metrics is not None:
-                port = MetricsPort(self._config.metrics, self._histograms, checkpoint_seconds=self._config.checkpoint_seconds)
-                shows.append(open_ones.enter_context(closing(port)).update)
-            if self._config.status is not None:
-                shows.append(self._open_status(self._config.status, open_ones))
-            display: ProgressDisplay | FigureLog = (
-                FigureLog()
-                if self._config.log_format == "json"
-                else ProgressDisplay(
-                    self._console,
-                    title=f"IMPALA  {', '.join(self._config.env)}  seed {self._config.seed}",
-                    total_steps=self._config.total_steps,
-                    stop_at_return=self._config.stop_at_return,
-                )
-            )
-            shows.append(open_ones.enter_context(closing(display)).show)
-
-            def show(figures: dict[str, Any]) -> None:
-                for each in shows:
-                    each(figures)
-
-            yield show
-
-    def _open_status(self, address: str, open_ones: ExitStack) -> Callable[[dict[str, Any]], None]:
-        """Serves the status page while `open_ones` is open; returns what takes its figures."""
-        # Late: a learner without the page needs no HTTP server.
-        from learner_server.status.feed import StatusFeed
-        from learner_server.status.server import StatusServer
-
-        config, access = self._config, self._access
-        capacity = config.queue_batches * config.fresh_trajectories
-        run = {
-            "env": config.env,
-            "seed": config.seed,
-            "total_steps": config.total_steps,
-            "stop_at_return": config.stop_at_return,
-            "queue_capacity": capacity,
-        }
-        feed = StatusFeed(
-            run=run,
-            queue_capacity=capacity,
-            max_policy_lag=config.max_policy_lag,
-            environments=config.envs,
-            actors=self._actors,
-            histograms={"policy_lag": self._histograms.policy_lag, "ratio": self._histograms.ratio},
-        )
-        open_ones.enter_context(closing(feed))
-        server = StatusServer(address, feed, token=access.token, context=access.context)
-        open_ones.enter_context(closing(server))
-        scheme = "http" if access.context is None else "https"
-        self._console.print(f"status page: {scheme}://{split_address(address, field='status')[0]}:{server.port}/", highlight=False)
-        return feed.update
+            return nullcontext(lambda _: None)
+        token, context = self._access.token, self._access.context
+        return watchers(self._config, self._console, actors=self._actors, histograms=self._histograms, token=token, context=context)
 
     def _door(self, actors: int) -> Door:
         server, machine = self._server, self._place.machine
