@@ -1,8 +1,8 @@
 """Journeys and batches as a Chrome trace: what chrome://tracing and Perfetto draw.
 
 Learner and actors are processes with their threads in rows. Besides, each unroll has a row of its own under `unrolls`, with its
-stages side by side, and arrows from where it was collected to where it was decoded and to the gradient that it was in. All
-moments are the learner's, in microseconds since the recording began; those of actors are brought to its clock, and
+stages side by side, and arrows from its last step of the environment to where it was decoded and to the gradient that it was in.
+All moments are the learner's, in microseconds since the recording began; those of actors are brought to its clock, and
 `otherData.clocks` says by how much and how surely.
 """
 
@@ -118,12 +118,11 @@ class _Drawing:
         for stage in stages:
             self._async(name, stage, {})
         if trained is not None and journey.batch is not None:
-            collecting = way[0]
-            # An arrow begins and ends at the innermost slice, and after the last step that is the collecting.
-            last_step_at = collecting.begin + sum(journey.trace.step_micros) * 1e-6
+            # Between innermost slices: what lies around others viewers do not agree on.
+            *_, begin = way[0], *_steps(journey.trace.step_micros, way[0].begin)
             step = {stage.name: stage for stage in journey.batch.step}
             self._arrow(
-                (pid, _MAIN, collecting._replace(begin=min(last_step_at, collecting.end))),
+                (pid, _MAIN, begin),
                 (_LEARNER, _EVENT_LOOP, Stage("", journey.received, journey.decoded)),
                 (_LEARNER, _TRAINING, step.get(BACKWARD) or journey.batch.step[0]),
             )

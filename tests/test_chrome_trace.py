@@ -65,7 +65,11 @@ def test_an_arrow_goes_from_the_actor_by_the_event_loop_to_the_gradient() -> Non
         ]
         innermost = min(within, key=lambda each: each["dur"])
         touched.append((*row(trace, arrow), innermost["name"]))
-    assert touched == [("actor a", "main", "collecting"), ("learner", "grpc-loop", "decoding"), ("learner", "training", "backward")]
+    assert touched == [
+        ("actor a", "main", "environment"),
+        ("learner", "grpc-loop", "decoding"),
+        ("learner", "training", "backward"),
+    ]
 
 
 def test_steps_lie_within_their_collecting() -> None:

@@ -10,6 +10,8 @@ import pytest
 from impala.errors import ConfigError
 from learner_server.config import LearnerConfig
 from learner_server.profile import Profile
+from learner_server.run import _recorder
+from run_directory.layout import RunDirectory
 from tests.journeys import make_batch, make_journey
 
 
@@ -113,3 +115,10 @@ def test_there_is_room_for_so_many_and_the_others_are_counted(tmp_path: Path, mo
     assert trace["otherData"]["left_out"] == {"unrolls": 2, "learner_steps": 1, "steps_of_unrolls": 1}
     events = [event["name"] for event in trace["traceEvents"] if event["ph"] == "X"]
     assert (events.count("collecting"), events.count("inference"), events.count("learner step")) == (3, 4, 2)
+
+
+def test_nothing_is_recorded_but_where_it_was_asked_for_and_by_the_learner_that_keeps_the_run(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    assert _recorder(LearnerConfig(env=("A",)), directory, None) is None
+    assert _recorder(LearnerConfig(env=("A",), profile=5.0), None, None) is None
+    assert _recorder(LearnerConfig(env=("A",), profile=5.0), directory, None) is not None

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.programs import Programs, exit_code, has_said, last
+from tests.programs import Programs, exit_code, last
 
 pytestmark = pytest.mark.system
 
@@ -60,7 +60,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """A run of two actors that is recorded from its first steps to its end, which its steps decide and no clock."""
     programs = Programs(tmp_path_factory.mktemp("traced"))
     path = programs.folder / "run"
-    learner = programs.learner(path, "--actors", "2", "--total-steps", "40000", "--profile", "600")
+    learner = programs.learner(path, "--actors", "2", "--total-steps", "25000", "--profile", "600")
     exit_code(learner)
     assert (path / "trace.json").exists(), programs.text(learner)
     yield Recorded(path / "trace.json"), programs, learner, path
@@ -125,11 +125,3 @@ def test_it_is_told_when_the_profile_begins_and_where_it_is(run: Run) -> None:
     assert "profile: records learner and actors for 600 s" in text
     assert "trace.json" in text
     assert last(path)["ended"] == "total_steps"
-
-
-def test_a_run_that_was_not_asked_for_a_profile_writes_none(programs: Programs, tmp_path: Path) -> None:
-    learner = programs.learner(tmp_path / "run", "--actors", "1", "--total-steps", "10000")
-    exit_code(learner)
-    assert last(tmp_path / "run")["ended"] == "total_steps"
-    assert not (tmp_path / "run" / "trace.json").exists()
-    assert not has_said(programs, learner, "profile")
