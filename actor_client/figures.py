@@ -2,7 +2,6 @@
 
 import threading
 from collections import Counter
-from dataclasses import asdict, fields
 
 from impala.histogram import Histogram
 from impala.unroll import ActorTimes
@@ -11,7 +10,8 @@ from impala.unroll import ActorTimes
 SECONDS = (1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 
 METHODS = ("Join", "GetParameters", "SubmitTrajectory")
-# What is left of an unroll's time: encoding and sending above all.
+# What an unroll's time goes into, and what is left of it: encoding and sending above all. What calls take overlaps with these.
+_PARTS = ("environment", "inference", "waiting")
 _REST = "other"
 
 
@@ -24,7 +24,7 @@ class ActorFigures:
         reconnects: times that a learner answered again after it had not.
         reached: whether it answered last.
         version: of the weights that acted last; 0 before the first.
-        seconds: of the actor's thread, by the fields of `ActorTimes`, and what is left of their total as "other".
+        seconds: of the actor's thread, by what it went into, and what is left of the total as "other".
         unroll_seconds: from the end of one collection to the end of the next.
         rpc: seconds that each call took, failed ones included, by method.
         failed_calls: by method and gRPC status; the client makes most of them again.
@@ -34,23 +34,22 @@ class ActorFigures:
         self.lock = threading.Lock()
         self.env_steps = self.unrolls = self.episodes = self.stale_unrolls = self.reconnects = self.version = 0
         self.reached = self._was_reached = False
-        self.seconds = {**{field.name: 0.0 for field in fields(ActorTimes) if field.name != "total"}, _REST: 0.0}
+        self.seconds = dict.fromkeys((*_PARTS, _REST), 0.0)
         self.unroll_seconds = Histogram(SECONDS)
         self.rpc = {method: Histogram(SECONDS) for method in METHODS}
         self.failed_calls: Counter[tuple[str, str]] = Counter()
 
     def note_unroll(self, env_steps: int, episodes: int, version: int, times: ActorTimes) -> None:
         """Takes in an unroll that was collected."""
-        parts = asdict(times)
-        total = parts.pop("total")
+        parts = {name: getattr(times, name) for name in _PARTS}
         with self.lock:
             self.env_steps += env_steps
             self.unrolls += 1
             self.episodes += episodes
             self.version = version
-            for what, seconds in {**parts, _REST: max(0.0, total - sum(parts.values()))}.items():
+            for what, seconds in {**parts, _REST: max(0.0, times.total - sum(parts.values()))}.items():
                 self.seconds[what] += seconds
-            self.unroll_seconds.add(total)
+            self.unroll_seconds.add(times.total)
 
     def note_call(self, method: str, seconds: float, status: str = "OK") -> None:
         """Takes in a call that ended, with the name of its gRPC status."""

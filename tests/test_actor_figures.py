@@ -40,7 +40,7 @@ def calls(figures: ActorFigures) -> dict[str, int]:
 def test_an_unroll_adds_to_all_that_an_actor_counts() -> None:
     figures = ActorFigures()
     for version in (4, 5):
-        times = ActorTimes(total=10.0, environment=4.0, inference=2.0, waiting=1.5)
+        times = ActorTimes(total=10.0, environment=4.0, inference=2.0, waiting=1.5, sending=9.0, starved=5.0)
         figures.note_unroll(100, 3, version, times)
     assert (figures.env_steps, figures.unrolls, figures.episodes, figures.version) == (200, 2, 6, 5)
     assert figures.seconds == {"environment": 8.0, "inference": 4.0, "waiting": 3.0, "other": 5.0}
