@@ -219,9 +219,9 @@ class _Service:
             on_unroll=self._episodes.add,
             on_times=self._actor_times.add,
             limits=_limits(config),
+            recorder=recorder,
             lockstep=self._lockstep,
             balance=self._balance,
-            recorder=recorder,
         )
         self._server = LearnerServer(
             self._servicer,
