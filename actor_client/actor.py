@@ -94,11 +94,10 @@ class Actor:
             actions = self._distribution.choose(policy, noise[t]).numpy()
             chosen = clock()
             transition = self._environment.step(actions)
-            stepped = clock()
-            environment_seconds += stepped - chosen
+            environment_seconds += clock() - chosen
             inference_seconds += chosen - began
             if moments is not None:
-                moments += (began, chosen, stepped)
+                moments += (began, chosen, clock())
             buffers.actions[t] = actions
             buffers.rewards[t] = transition.rewards
             buffers.terminated[t] = transition.terminated

@@ -235,9 +235,9 @@ class _Service:
             on_times=self._actor_times.add,
             limits=_limits(config),
             histograms=self._histograms,
+            recorder=recorder,
             lockstep=self._lockstep,
             balance=self._balance,
-            recorder=recorder,
         )
         self._server = LearnerServer(
             self._servicer,

@@ -60,11 +60,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """A run of two actors that is recorded from its first steps to its end, which its steps decide and no clock."""
     programs = Programs(tmp_path_factory.mktemp("traced"))
     path = programs.folder / "run"
-    learner = programs.learner(path, "--actors", "2", "--total-steps", "25000", "--profile", "600")
-    exit_code(learner)
-    assert (path / "trace.json").exists(), programs.text(learner)
-    yield Recorded(path / "trace.json"), programs, learner, path
-    programs.end()
+    try:
+        learner = programs.learner(path, "--actors", "2", "--total-steps", "25000", "--profile", "600")
+        exit_code(learner)
+        assert (path / "trace.json").exists(), programs.text(learner)
+        yield Recorded(path / "trace.json"), programs, learner, path
+    finally:
+        programs.end()
 
 
 def test_the_stages_of_every_unroll_leave_no_gap_and_add_up_to_its_age(run: Run) -> None:
@@ -116,7 +118,9 @@ def test_an_actor_is_drawn_step_by_step(run: Run) -> None:
     recorded = run[0]
     collected = [event for event in recorded.slices if event["name"] == "collecting"]
     for name in ("inference", "environment"):
-        assert sum(event["name"] == name for event in recorded.slices) == 20 * len(collected)
+        durations = [event["dur"] for event in recorded.slices if event["name"] == name]
+        assert len(durations) == 20 * len(collected)
+        assert sum(durations) > 0
 
 
 def test_it_is_told_when_the_profile_begins_and_where_it_is(run: Run) -> None:
