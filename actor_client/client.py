@@ -160,7 +160,9 @@ class LearnerClient:
         self._redirect: Redirect | None = None
         self._metadata = (("authorization", f"Bearer {token}"),) if token is not None else ()
         self._channel = _channel(address, tls)
+        # Both now: a stub that is made of a channel that was closed ends the process (grpc/grpc pull request 43455).
         self._stub = pb_grpc.LearnerStub(self._channel)
+        self._health: Any = health_pb2_grpc.HealthStub(self._channel)
         self._closed = threading.Event()
         self._run_over = threading.Event()
         self._reassigned = threading.Event()
@@ -410,13 +412,12 @@ class LearnerClient:
 
     def _measure_forever(self) -> None:
         """Keeps the window informed of the round trip, by the one call that any learner answers at once and to everyone."""
-        stub: Any = health_pb2_grpc.HealthStub(self._channel)
         request = health_pb2.HealthCheckRequest()
         measurements = 0
         while not self._must_stop():
             began = time.monotonic()
             try:
-                self._attempt(lambda: stub.Check(request, timeout=_MEASURE_SECONDS))
+                self._attempt(lambda: self._health.Check(request, timeout=_MEASURE_SECONDS))
             except grpc.RpcError as error:
                 log.debug("round trip not measured: %s", error.code())
             else:

@@ -1,10 +1,13 @@
 """The actor's client against a real server: joining, weights in the background, unrolls under way, and learners that come back."""
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -473,3 +476,24 @@ def test_a_learner_that_came_back_with_something_else_to_run_ends_the_assignment
         assert client.next_parameters() is None
         # An unroll that was on its way while another joined anew may slip into what its digest does not tell apart.
         assert change != "another spec" or second.queue.account().received == 0
+
+
+# A fresh process, for what it must not do is end it.
+CLOSED_BEFORE_IT_STARTS = """
+from actor_client.client import LearnerClient
+from tests.test_actor_process import make_assignment
+
+client = LearnerClient("127.0.0.1:1", actor_id="a", incarnation=1)
+client.close()
+client.start(make_assignment(max_in_flight=2))
+client.close()
+print("ended in good order")
+"""
+
+
+def test_a_client_that_is_closed_before_it_starts_ends_in_good_order() -> None:
+    command = [sys.executable, "-c", CLOSED_BEFORE_IT_STARTS]
+    output = subprocess.run(
+        command, cwd=Path(__file__).resolve().parent.parent, check=True, capture_output=True, text=True, timeout=120
+    )
+    assert output.stdout == "ended in good order\n"
