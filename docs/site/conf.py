@@ -40,6 +40,8 @@ autoapi_options = ["members", "show-module-summary", "special-members"]
 autoapi_member_order = "bysource"
 autoapi_add_toctree_entry = False
 autoapi_keep_files = False
+# Names that are assigned several at once it does not find, and links to none of them are lost.
+suppress_warnings = ["autoapi.python_import_resolution"]
 autodoc_typehints = "signature"
 napoleon_custom_sections = [("Raises on construction", "Raises")]
 # In docstrings a name between backticks is code.
