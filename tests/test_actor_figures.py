@@ -139,6 +139,6 @@ def test_an_actor_program_answers_while_it_acts(programs: Programs, tmp_path: Pa
     actor = programs.actor(programs.address(learner), "--metrics", f"127.0.0.1:{number}")
     programs.wait_until(lambda: f"answers Prometheus on port {number}" in programs.text(actor), learner, actor)
     programs.wait_until(lambda: scrape(number)["impala_actor_env_steps_total"] > 0, learner, actor)
-    found = scrape(number)
-    assert found["impala_actor_learner_reached"] == 1.0
-    assert found["impala_actor_rpc_seconds_count SubmitTrajectory"] > 0
+    # An unroll is counted when it has been collected, before it has been sent.
+    programs.wait_until(lambda: scrape(number)["impala_actor_rpc_seconds_count SubmitTrajectory"] > 0, learner, actor)
+    assert scrape(number)["impala_actor_learner_reached"] == 1.0
