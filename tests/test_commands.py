@@ -108,13 +108,16 @@ def test_a_run_prints_what_the_readme_shows_and_its_weights_play(programs: Progr
 
 @pytest.mark.system
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("begin", [ACROBOT, SEAQUEST, ENVIRONMENT, NETWORK])
-def test_an_environment_or_a_network_by_its_name_trains(begin: str, programs: Programs, tmp_path: Path) -> None:
-    arguments, environment = command(begin)
-    short = ["--total-steps", "2000", "--stop-at-return", "None", "--run-dir", str(tmp_path / "run")]
-    learner = programs.launch([*arguments, *short], environment=environment)
-    assert learner.wait(240.0) == 0, programs.text(learner)
-    assert last(tmp_path / "run")["env_steps"] >= 2000
+def test_an_environment_or_a_network_by_its_name_trains(programs: Programs, tmp_path: Path) -> None:
+    short = ["--total-steps", "2000", "--stop-at-return", "None"]
+    learners = {}
+    for number, begin in enumerate((ACROBOT, SEAQUEST, ENVIRONMENT, NETWORK)):
+        arguments, environment = command(begin)
+        run_dir = tmp_path / f"{number}"
+        learners[run_dir] = programs.launch([*arguments, *short, "--run-dir", str(run_dir)], environment=environment)
+    for run_dir, learner in learners.items():
+        assert learner.wait(240.0) == 0, programs.text(learner)
+        assert last(run_dir)["env_steps"] >= 2000
 
 
 @pytest.mark.system
