@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,3 +19,19 @@ def programs(tmp_path: Path) -> Iterator[Programs]:
     programs = Programs(tmp_path)
     yield programs
     programs.end()
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The axes of whatever is drawn during the test."""
+    from matplotlib.figure import Figure  # late: few tests draw
+
+    axes: list[Any] = []
+    savefig = Figure.savefig
+
+    def noting(figure: Figure, *arguments: Any, **keywords: Any) -> None:
+        axes.extend(figure.axes)
+        savefig(figure, *arguments, **keywords)
+
+    monkeypatch.setattr(Figure, "savefig", noting)
+    return axes

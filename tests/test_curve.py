@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from learner_server.curve import draw_curve
@@ -21,20 +20,6 @@ LINES = [
 def write_lines(path: Path, lines: list[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Axes]:
-    """The axes of whatever is drawn during the test."""
-    axes: list[Axes] = []
-    savefig = Figure.savefig
-
-    def noting(figure: Figure, *arguments: Any, **keywords: Any) -> None:
-        axes.extend(figure.axes)
-        savefig(figure, *arguments, **keywords)
-
-    monkeypatch.setattr(Figure, "savefig", noting)
-    return axes
 
 
 def test_a_picture_is_drawn(tmp_path: Path) -> None:

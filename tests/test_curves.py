@@ -2,12 +2,10 @@
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from impala.config import LossConfig
@@ -18,20 +16,6 @@ from run_directory.drawing import draw
 from tests.run_directories import Row, write_run
 
 TWO = ("CartPole-v1", "Acrobot-v1")
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Axes]:
-    """The panels of whatever is drawn during the test."""
-    axes: list[Axes] = []
-    savefig = Figure.savefig
-
-    def noting(figure: Figure, *arguments: Any, **keywords: Any) -> None:
-        axes.extend(figure.axes)
-        savefig(figure, *arguments, **keywords)
-
-    monkeypatch.setattr(Figure, "savefig", noting)
-    return axes
 
 
 def straight(slope: float, *, end: int = 100) -> list[Row]:
