@@ -11,7 +11,6 @@ import argparse
 import functools
 import itertools
 import json
-import platform
 import statistics
 import time
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.machine import machine
 from benchmarks.simulated import Simulation, limit_as_termination, simulate, without_reset_rows
 from impala.config import LossConfig, NetworkConfig
 from impala.optimisers import PaperRMSprop
@@ -87,7 +87,7 @@ def main() -> None:
     torch.set_num_threads(1)
     result: dict[str, Any] = json.loads(arguments.output.read_text()) if arguments.output.exists() else {"runs": []}
     result["command"] = "python -m benchmarks.choices --seeds " + " ".join(map(str, arguments.seeds))
-    result["machine"] = f"{platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}"
+    result["machine"] = machine()
     for seed, (name, (simulation, updates)) in itertools.product(arguments.seeds, CHOICES.items()):
         if not any((run["name"], run["seed"]) == (name, seed) for run in result["runs"]):
             result["runs"].append({"name": name, "seed": seed, **train(simulation, updates, seed)})

@@ -9,7 +9,6 @@ most that the machine could do, from `benchmarks.parts` in the same round; with 
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import machine
 from benchmarks.throughput import measure
 from run_directory.journal import read_metrics
 from run_directory.layout import RunDirectory
@@ -108,8 +108,7 @@ def main() -> None:
     print(json.dumps(summary, indent=1))
     if arguments.output is not None:
         command = f"python -m benchmarks.compare {' '.join(sys.argv[1:])}"
-        machine = f"{platform.machine()}, Python {platform.python_version()}"
-        record = {"command": command, "machine": machine, "summary": summary, "rounds": rounds}
+        record = {"command": command, "machine": machine(), "summary": summary, "rounds": rounds}
         arguments.output.write_text(json.dumps(record, indent=1) + "\n")
 
 

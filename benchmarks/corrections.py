@@ -10,7 +10,6 @@ import argparse
 import itertools
 import json
 import os
-import platform
 import queue
 import statistics
 import subprocess
@@ -20,8 +19,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from benchmarks.machine import machine
 from run_directory.journal import read_metrics
 from run_directory.layout import RunDirectory
 
@@ -73,13 +71,12 @@ def main() -> None:
     free: queue.SimpleQueue[set[int]] = queue.SimpleQueue()
     for job in range(arguments.jobs):
         free.put(set(cores[_CORES_OF_A_RUN * job : _CORES_OF_A_RUN * (job + 1)]))
-    machine = f"{platform.machine()}, {len(cores)} cores, Python {platform.python_version()}, torch {torch.__version__}"
 
     def run(which: dict[str, Any]) -> dict[str, Any]:
         flags = [text for name, value in which.items() for text in (f"--{name.replace('_', '-')}", str(value))]
         mine = free.get()
         try:
-            return {**which, **train([*flags, "--total-steps", str(arguments.steps)], mine), "machine": machine}
+            return {**which, **train([*flags, "--total-steps", str(arguments.steps)], mine), "machine": machine()}
         finally:
             free.put(mine)
 

@@ -8,7 +8,6 @@ to what `examples/single_process.py` says. Beside them the same run without --de
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -17,8 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from benchmarks.machine import machine
 from run_directory.journal import read_metrics
 from run_directory.layout import RunDirectory
 
@@ -89,7 +87,7 @@ def main() -> None:
     result = {
         "command": f"python -m benchmarks.determinism {' '.join(sys.argv[1:])}".strip(),
         "commit": subprocess.run(["git", "rev-parse", "HEAD"], stdout=subprocess.PIPE, text=True, check=False).stdout.strip(),
-        "machine": f"{platform.machine()}, {_processor()}, Python {platform.python_version()}, torch {torch.__version__}",
+        "machine": machine(),
         "runs": runs,
     }
     for name in arguments.only:
@@ -98,12 +96,6 @@ def main() -> None:
             arguments.output.parent.mkdir(parents=True, exist_ok=True)
             arguments.output.write_text(json.dumps(result, indent=1) + "\n")
     sys.exit(any(run["equal_to_reference"] < arguments.repeats for run in runs))
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":

@@ -18,8 +18,6 @@ answered stale, everyone back, every step counted once. Speed is reported, not j
 
 import argparse
 import json
-import os
-import platform
 import signal
 import statistics
 import sys
@@ -28,6 +26,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import machine
 from benchmarks.stage import stage, wait_for
 from protos import impala_pb2 as pb
 
@@ -315,7 +314,6 @@ def main() -> None:
     arguments = parser.parse_args()
     # Namespaces and programs do not end by themselves.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    machine = f"{platform.machine()}, {_processors()} processors, Python {platform.python_version()}"
     results: dict[str, Any] = {}
     if arguments.output is not None and arguments.output.exists():
         results = json.loads(arguments.output.read_text())["results"]
@@ -323,13 +321,9 @@ def main() -> None:
         results[name] = PLAYS[name](arguments)
         print(json.dumps({name: results[name]}), flush=True)
         if arguments.output is not None:
-            record = {"command": f"python -m benchmarks.faults --seed {arguments.seed}", "machine": machine, "results": results}
+            record = {"command": f"python -m benchmarks.faults --seed {arguments.seed}", "machine": machine(), "results": results}
             arguments.output.write_text(json.dumps(record, indent=1) + "\n")
     sys.exit(0 if all(results[name]["met"] for name in arguments.only) else 1)
-
-
-def _processors() -> int:
-    return os.cpu_count() or 0
 
 
 if __name__ == "__main__":

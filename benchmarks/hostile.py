@@ -11,8 +11,6 @@ the learner ends, or its memory grows beyond bounds.
 import argparse
 import json
 import multiprocessing
-import os
-import platform
 import re
 import signal
 import statistics
@@ -24,9 +22,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks.attackers import ATTACKERS, Target, attack
+from benchmarks.machine import machine
 from benchmarks.scale import processor_seconds, resident_bytes
 from run_directory.journal import read_metrics
 from run_directory.layout import RunDirectory
@@ -132,7 +129,7 @@ def _write(path: Path, results: dict[str, Any]) -> None:
     kept = json.loads(path.read_text())["attackers"] if path.exists() else {}
     record = {
         "command": f"python -m benchmarks.hostile {' '.join(sys.argv[1:])}",
-        "machine": f"{os.cpu_count()} x {platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}",
+        "machine": machine(),
         "attackers": {**kept, **results},
     }
     path.write_text(json.dumps(record, indent=1) + "\n")

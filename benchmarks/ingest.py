@@ -19,7 +19,6 @@ import ctypes
 import json
 import multiprocessing
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -35,6 +34,7 @@ from typing import Any
 import grpc
 import torch
 
+from benchmarks.machine import machine
 from benchmarks.wire import collect
 from impala.config import AgentConfig
 from impala.networks import build_network
@@ -290,8 +290,7 @@ def main() -> None:
     print(f"median {median:,.0f} agent steps per second")
     if arguments.output is not None:
         command = f"python -m benchmarks.ingest {' '.join(sys.argv[1:])}"
-        machine = f"{platform.machine()}, Python {platform.python_version()}"
-        arguments.output.write_text(json.dumps({"command": command, "machine": machine, "runs": runs}, indent=1) + "\n")
+        arguments.output.write_text(json.dumps({"command": command, "machine": machine(), "runs": runs}, indent=1) + "\n")
     sys.exit(0 if median >= arguments.at_least else 1)
 
 

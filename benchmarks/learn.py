@@ -9,7 +9,6 @@ Exit code 1 if the mean return of an evaluation is below --at-least.
 
 import argparse
 import json
-import platform
 import shutil
 import statistics
 import subprocess
@@ -17,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import machine
 from run_directory.journal import read_metrics
 from run_directory.layout import RunDirectory
 
@@ -77,7 +77,7 @@ def main() -> None:
     if output.exists() and not arguments.again:
         result = json.loads(output.read_text())
     result["command"] = f"python -m benchmarks.learn {' '.join(sys.argv[1:])}"
-    result["machine"] = f"{platform.machine()}, Python {platform.python_version()}"
+    result["machine"] = machine()
     result["at_least"], result["manner"] = arguments.at_least, arguments.manner
     flags = ["--preset", arguments.preset, "--actors", str(arguments.actors), *(flag for flag in extra if flag != "--")]
     for seed in arguments.seeds:

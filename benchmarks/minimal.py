@@ -8,7 +8,6 @@ writes results/minimal.json: seconds of the whole program, from its start to its
 import argparse
 import json
 import os
-import platform
 import re
 import statistics
 import subprocess
@@ -17,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
+from benchmarks.machine import machine
 
 SOLVED = re.compile(r"^solved in ([\d.]+) s, ([\d,]+) steps: 100 new episodes return ([\d.]+)$", re.MULTILINE)
 
@@ -45,7 +44,7 @@ def main() -> None:
         print(runs[-1], flush=True)
     result = {
         "command": "python -m benchmarks.minimal --seeds " + " ".join(map(str, arguments.seeds)),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}",
+        "machine": machine(),
         "load_before": round(load, 1),
         "median_seconds": statistics.median(one["seconds"] for one in runs),
         "solved": sum(one["exit_code"] == 0 for one in runs),

@@ -11,7 +11,6 @@ on a GPU there are two limits: what the GPU learns, and what the cores act.
 import argparse
 import json
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 
 from actor_client.actor import Actor
+from benchmarks.machine import machine
 from impala.environments import VectorEnvironment, agent_spec
 from impala.networks import build_network
 from impala.processor import prepare_processor
@@ -164,7 +164,7 @@ def main() -> None:
     figures = measure_parts(parse(flags), seconds=arguments.seconds, cores=arguments.cores)
     result = {
         "command": f"python -m benchmarks.parts {' '.join(sys.argv[1:])}",
-        "machine": f"{platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}",
+        "machine": machine(),
         "cores": arguments.cores,
         "agent_steps_per_second": figures,
     }

@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import json
 import multiprocessing
-import platform
 import re
 import signal
 import statistics
@@ -25,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import torch
 
+from benchmarks.machine import machine
 from benchmarks.scale import processor_seconds
 from protos import impala_pb2 as pb
 from protos import impala_pb2_grpc as pb_grpc
@@ -157,7 +156,7 @@ def main() -> None:
     if arguments.output is not None:
         record = {
             "command": f"python -m benchmarks.polls {' '.join(sys.argv[1:])}",
-            "machine": f"{platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}",
+            "machine": machine(),
             "slower": round(slower, 4),
             **result,
         }

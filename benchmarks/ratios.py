@@ -9,7 +9,6 @@ old; after 300 updates the newest policy is held against unrolls of its own, and
 import argparse
 import itertools
 import json
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 
 from benchmarks.choices import CARTPOLE
+from benchmarks.machine import machine
 from benchmarks.simulated import Update, simulate
 from impala.losses import impala_loss
 from impala.unroll import concatenate
@@ -65,7 +65,7 @@ def main() -> None:
         print(*[{name: value for name, value in run.items() if name != "histogram"} for run in runs[-len(LAGS) :]], sep="\n")
     result = {
         "command": "python -m benchmarks.ratios --seeds " + " ".join(map(str, arguments.seeds)),
-        "machine": f"{platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}",
+        "machine": machine(),
         "edges": EDGES.round(3).tolist(),
         "runs": runs,
     }

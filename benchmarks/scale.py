@@ -14,7 +14,6 @@ import itertools
 import json
 import multiprocessing
 import os
-import platform
 import signal
 import statistics
 import subprocess
@@ -29,6 +28,7 @@ from typing import Any
 import grpc
 import numpy as np
 
+from benchmarks.machine import machine
 from impala.unroll import Unroll
 from impala.wire import encode_unroll
 from learner_server.presets import preset
@@ -242,9 +242,8 @@ def main() -> None:
     print(json.dumps(summary))
     if arguments.output is not None:
         command = f"python -m benchmarks.scale {' '.join(sys.argv[1:])}"
-        machine = f"{platform.machine()}, Python {platform.python_version()}"
         runs = {"full": [*itertools.chain(*full.values())], "paced": [*itertools.chain(*paced.values())]}
-        record = {"command": command, "machine": machine, "summary": summary, **runs}
+        record = {"command": command, "machine": machine(), "summary": summary, **runs}
         arguments.output.write_text(json.dumps(record, indent=1) + "\n")
     met = (
         summary["updates_many_to_few"] >= 0.95

@@ -8,7 +8,6 @@ received == trained + dropped + waiting; exit code 1 if one does not add up.
 
 import argparse
 import json
-import platform
 import signal
 import statistics
 import subprocess
@@ -18,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import machine
 from run_directory.journal import read_metrics
 from run_directory.layout import RunDirectory
 
@@ -77,7 +77,7 @@ def main() -> None:
         print(runs[-1], flush=True)
     result = {
         "command": f"python -m benchmarks.throughput {' '.join(sys.argv[1:])}",
-        "machine": f"{platform.machine()}, {platform.python_version()}",
+        "machine": machine(),
         "median_steps_per_second": statistics.median(run["steps_per_second"] for run in runs),
         "runs": runs,
     }

@@ -16,7 +16,6 @@ faults of large tensors.
 import argparse
 import importlib
 import json
-import platform
 import statistics
 import sys
 import time
@@ -28,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.machine import machine
 from impala.processor import prepare_processor
 from impala.vtrace import VTraceReturns, prepare_vtrace, vtrace, vtrace_in_torch
 
@@ -186,7 +186,7 @@ def main() -> None:
     if arguments.output:
         report = {
             "command": f"python -m benchmarks.vtrace {' '.join(sys.argv[1:])}",
-            "machine": f"{platform.machine()}, {platform.python_version()}, torch {torch.__version__}",
+            "machine": machine(),
             "prepare_seconds": round(prepare_seconds, 2),
             "sizes": results,
             "missed": missed,

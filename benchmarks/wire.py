@@ -9,7 +9,6 @@ Exit code 1 where a game needs more bytes or more time than asked for.
 
 import argparse
 import json
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 
 from actor_client.actor import Actor
+from benchmarks.machine import machine
 from impala.environments import VectorEnvironment, agent_spec
 from impala.networks import build_network
 from impala.processor import prepare_processor
@@ -114,8 +114,7 @@ def main() -> None:
         print(game, json.dumps(results[game]), flush=True)
     if arguments.output is not None:
         command = f"python -m benchmarks.wire {' '.join(sys.argv[1:])}"
-        machine = f"{platform.machine()}, Python {platform.python_version()}"
-        arguments.output.write_text(json.dumps({"command": command, "machine": machine, "games": results}, indent=1) + "\n")
+        arguments.output.write_text(json.dumps({"command": command, "machine": machine(), "games": results}, indent=1) + "\n")
     if missed:
         print(f"more than asked for: {', '.join(missed)}")
     sys.exit(1 if missed else 0)

@@ -1,0 +1,28 @@
+"""What a benchmark ran on, in words: every stored number names it."""
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+
+# What decides how fast small networks are, the best first.
+_INSTRUCTIONS = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 with bfloat16", "avx512f": "AVX-512", "avx2": "AVX2", "asimd": "NEON"}
+
+
+def machine() -> str:
+    """Returns processor, cores that this process may run on, and the versions that matter, in one line."""
+    cpuinfo = Path("/proc/cpuinfo")
+    fields = dict(_field(line) for line in reversed(cpuinfo.read_text().splitlines() if cpuinfo.exists() else []) if ":" in line)
+    flags = f"{fields.get('flags', '')} {fields.get('Features', '')}".split()
+    processor = [fields.get("model name") or platform.processor() or "unnamed processor"]
+    # Virtual machines name whole generations alike.
+    processor += [f"family {fields['cpu family']}"] if "cpu family" in fields else []
+    processor += [name for flag, name in _INSTRUCTIONS.items() if flag in flags][:1]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    versions = f"Python {platform.python_version()}, torch {metadata.version('torch')}"
+    return f"{platform.machine()}, {' '.join(processor)}, {cores} cores, {versions}"
+
+
+def _field(line: str) -> tuple[str, str]:
+    name, _, value = line.partition(":")
+    return name.strip(), value.strip()
