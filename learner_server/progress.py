@@ -10,11 +10,13 @@ from rich.table import Table
 
 from learner_server.verdict import Limit, Verdict
 
+# Between what is shown: nobody reads faster, and drawing a terminal's panel takes 2 to 6 ms of the thread that trains.
+_LIVE_SECONDS = 1.0
 _PLAIN_SECONDS = 2.0
 
 
 class ProgressDisplay:
-    """Shows each log interval's figures until closed. What is printed meanwhile, logging included, appears above it.
+    """Shows a run's figures now and then until closed. What is printed meanwhile, logging included, appears above it.
 
     Args:
         console: where to; its being a terminal decides the form.
@@ -28,17 +30,19 @@ class ProgressDisplay:
         self._title = title
         self._total_steps = total_steps
         self._target = stop_at_return
-        self._next_line = 0.0
+        self._due = 0.0
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         if self._live:
             self._live.start()
 
     def show(self, figures: dict[str, Any]) -> None:
-        """Shows the newest figures."""
+        """Shows the newest figures, unless others were shown a moment ago; those of a run's end always."""
+        if "ended" not in figures and time.monotonic() < self._due:
+            return
+        self._due = time.monotonic() + (_LIVE_SECONDS if self._live else _PLAIN_SECONDS)
         if self._live:
             self._live.update(self._panel(figures), refresh=True)
-        elif "ended" in figures or time.monotonic() >= self._next_line:
-            self._next_line = time.monotonic() + _PLAIN_SECONDS
+        else:
             self._console.print(self._line(figures), soft_wrap=True, highlight=False)
 
     def close(self) -> None:

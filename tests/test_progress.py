@@ -1,6 +1,7 @@
 """What a person sees of a run: everything that matters, live on a terminal, in plain lines elsewhere."""
 
 import io
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -108,9 +109,19 @@ def test_a_terminal_shows_how_much_is_done() -> None:
 
 
 def test_a_terminal_shows_the_newest_figures_in_place() -> None:
-    text = shown(FIGURES, {**FIGURES, "env_steps": 300_000}, terminal=True)
+    text = shown(FIGURES, {**FIGURES, "env_steps": 300_000, "ended": "stopped"}, terminal=True)
     assert "\x1b[1A" in text
     assert "300,000" in text.rpartition("\x1b[1A")[2]
+
+
+def test_a_terminal_is_drawn_once_a_second(clock: SimpleNamespace) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None, legacy_windows=False)
+    display = ProgressDisplay(console, title="", total_steps=1_000_000, stop_at_return=None)
+    for step in range(5):
+        clock.now = 1000.0 + 0.5 * step
+        display.show({**FIGURES, "env_steps": step})
+    assert isinstance(console.file, io.StringIO)
+    assert re.findall(r"steps +(\d+) ", console.file.getvalue()) == ["0", "2", "4"]
 
 
 def test_every_row_of_a_terminals_display_has_a_line_of_its_own() -> None:
