@@ -5,6 +5,11 @@
 writes results/NAME.json, a run at a time, with what it takes to repeat it. Runs lie in runs/results/NAME-seedN: a series that was
 interrupted goes on where it was when the same command is given again. Everything after `--` goes to impala-learner as it stands.
 Exit code 1 if the mean return of an evaluation is below --at-least.
+
+    python -m benchmarks.learn --name atari-pong --preset atari-cpu --minutes 60 120 --at-least 18 19.5 --manner sampled
+
+evaluates after 60 minutes of training, goes on from there, and evaluates again after 120; evaluating takes none of them. Minutes
+are those of the learner's processes, from their start on.
 """
 
 import argparse
@@ -21,20 +26,40 @@ from run_directory.journal import read_metrics
 from run_directory.layout import RunDirectory
 
 _CURVE_POINTS = 100
+_MANNERS = {"greedy": "--greedy", "sampled": "--no-greedy"}
 
 
-def train(flags: list[str], seed: int, directory: Path) -> int:
-    """Returns the exit code of a learner with its local actors; resumes what is in `directory`."""
-    learner = [sys.executable, "-m", "learner_server", *flags, "--seed", str(seed), "--run-dir", str(directory)]
-    return subprocess.run(learner, stdout=subprocess.DEVNULL, check=False).returncode
+def train(flags: list[str], seed: int, directory: Path, minutes: float | None = None) -> int:
+    """Returns the exit code of a learner with its local actors; resumes what is in `directory`.
+
+    Args:
+        minutes: after which it is told to stop, those of earlier processes of the same run included; None for as long as it takes.
+    """
+    command = [sys.executable, "-m", "learner_server", *flags, "--seed", str(seed), "--run-dir", str(directory)]
+    left = None if minutes is None else 60.0 * minutes - seconds_so_far(directory)
+    if left is not None and left <= 0.0:
+        return 0
+    learner = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        return learner.wait(left)
+    except subprocess.TimeoutExpired:
+        learner.terminate()
+        return learner.wait()
 
 
-def evaluate(directory: Path, episodes: int, flags: list[str]) -> dict[str, Any]:
-    """Returns what impala-evaluate says of the final weights: playing greedily, and as in training."""
+def seconds_so_far(directory: Path) -> float:
+    """Returns for how long a run has trained, by its metrics."""
+    metrics = RunDirectory(directory).metrics
+    lines = read_metrics(metrics) if metrics.exists() else []
+    return float(lines[-1]["seconds"]) if lines else 0.0
+
+
+def evaluate(directory: Path, episodes: int, manners: list[str], flags: list[str]) -> dict[str, Any]:
+    """Returns what impala-evaluate says of the newest weights, by the manner of playing."""
     program = [sys.executable, "-m", "actor_client.evaluate", "--run-dir", str(directory), "--episodes", str(episodes), "--json"]
     return {
-        manner: json.loads(subprocess.run([*program, flag, *flags], stdout=subprocess.PIPE, check=True).stdout)
-        for manner, flag in (("greedy", "--greedy"), ("sampled", "--no-greedy"))
+        manner: json.loads(subprocess.run([*program, _MANNERS[manner], *flags], stdout=subprocess.PIPE, check=True).stdout)
+        for manner in manners
     }
 
 
@@ -66,19 +91,26 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--actors", type=int, default=2)
     parser.add_argument("--episodes", type=int, default=100)
-    parser.add_argument("--at-least", type=float, help="the evaluation's mean return that every seed should reach")
-    parser.add_argument("--manner", choices=["greedy", "sampled"], default="greedy", help="which evaluation counts")
+    parser.add_argument("--minutes", type=float, nargs="+", help="of training after which to evaluate, rising; the last ends a run")
+    parser.add_argument("--at-least", type=float, nargs="+", help="evaluations' mean returns that every seed should reach, in turn")
+    parser.add_argument("--manner", choices=list(_MANNERS), default="greedy", help="which evaluation counts")
+    parser.add_argument("--manners", choices=list(_MANNERS), nargs="+", default=list(_MANNERS), help="which to make")
     parser.add_argument("--evaluate-flags", nargs="*", default=[], help="more for impala-evaluate")
     parser.add_argument("--folder", type=Path, default=Path("results"))
     parser.add_argument("--again", action="store_true", help="measure anew what was measured before")
     arguments, extra = parser.parse_known_args()
+    limits: list[float | None] = list(arguments.minutes or [None])
+    bounds: list[float | None] = list(arguments.at_least or [None] * len(limits))
+    if len(bounds) != len(limits):
+        parser.error(f"--at-least: expected {len(limits)}, one for each evaluation, came {len(bounds)}")
+    if arguments.manner not in arguments.manners:
+        parser.error(f"--manners: expected {arguments.manner}, which counts, among them, came {' '.join(arguments.manners)}")
     output = arguments.folder / f"{arguments.name}.json"
     result: dict[str, Any] = {"runs": []}
     if output.exists() and not arguments.again:
         result = json.loads(output.read_text())
-    result["command"] = f"python -m benchmarks.learn {' '.join(sys.argv[1:])}"
-    result["machine"] = machine()
-    result["at_least"], result["manner"] = arguments.at_least, arguments.manner
+    command = f"python -m benchmarks.learn {' '.join(sys.argv[1:])}"
+    result |= {"command": command, "machine": machine(), "at_least": bounds[-1], "manner": arguments.manner}
     flags = ["--preset", arguments.preset, "--actors", str(arguments.actors), *(flag for flag in extra if flag != "--")]
     for seed in arguments.seeds:
         if any(run["seed"] == seed for run in result["runs"]):
@@ -86,15 +118,29 @@ def main() -> None:
         directory = Path("runs/results") / f"{arguments.name}-seed{seed}"
         if arguments.again and directory.exists():
             shutil.rmtree(directory)
-        code = train(flags, seed, directory)
-        run = {"seed": seed, "exit_code": code, "commit": _commit(), **describe(directory)}
-        run["evaluation"] = evaluate(directory, arguments.episodes, arguments.evaluate_flags)
+        evaluations = []
+        for minutes, bound in zip(limits, bounds, strict=True):
+            # Kept beside the run: what an interrupted series has evaluated is not what its run has become since.
+            kept = directory / ("evaluation.json" if minutes is None else f"evaluation-{minutes:g}-minutes.json")
+            if not kept.exists():
+                code = train(flags, seed, directory, minutes)
+                played = evaluate(directory, arguments.episodes, arguments.manners, arguments.evaluate_flags)
+                kept.write_text(json.dumps({"minutes": minutes, "exit_code": code, **describe(directory), "evaluation": played}))
+            evaluations.append(json.loads(kept.read_text()) | {"at_least": bound})
+        *earlier, last = evaluations
+        for each in earlier:
+            del each["curve"]
+        run = {"seed": seed, "commit": _commit(), "command": command, "machine": machine(), **last, "earlier": earlier}
         result["runs"].append(run)
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(result, indent=1) + "\n")
         print(json.dumps({name: value for name, value in run.items() if name != "curve"}), flush=True)
-    means = [run["evaluation"][arguments.manner].get("mean") for run in result["runs"]]
-    sys.exit(1 if arguments.at_least is not None and any(mean < arguments.at_least for mean in means) else 0)
+    all_of_them = [each for run in result["runs"] for each in (*run.get("earlier", []), run)]
+    sys.exit(0 if all(_reached(each, arguments.manner, each.get("at_least", bounds[-1])) for each in all_of_them) else 1)
+
+
+def _reached(run: dict[str, Any], manner: str, bound: float | None) -> bool:
+    return bound is None or run["evaluation"][manner]["mean"] >= bound
 
 
 def _commit() -> str:

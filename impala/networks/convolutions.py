@@ -77,14 +77,14 @@ def _nature(channels: int, height: int, width: int) -> tuple[nn.Module, int]:
     convolutions = [nn.Conv2d(channels, 32, 8, stride=4), nn.ReLU(), nn.Conv2d(32, 64, 4, stride=2), nn.ReLU()]
     convolutions += [nn.Conv2d(64, 64, 3), nn.ReLU()]
     height, width = (((size - 8) // 4 + 1 - 4) // 2 + 1 - 2 for size in (height, width))
-    return nn.Sequential(*convolutions, *_fully_connected(64 * height * width, 512)), 512
+    return nn.Sequential(*_orthogonal([*convolutions, *_fully_connected(64 * height * width, 512)])), 512
 
 
 def _shallow(channels: int, height: int, width: int) -> tuple[nn.Module, int]:
     """The small architecture of the paper's Figure 3."""
     convolutions = [nn.Conv2d(channels, 16, 8, stride=4), nn.ReLU(), nn.Conv2d(16, 32, 4, stride=2), nn.ReLU()]
     height, width = (((size - 8) // 4 + 1 - 4) // 2 + 1 for size in (height, width))
-    return nn.Sequential(*convolutions, *_fully_connected(32 * height * width, 256)), 256
+    return nn.Sequential(*_orthogonal([*convolutions, *_fully_connected(32 * height * width, 256)])), 256
 
 
 def _deep(channels: int, height: int, width: int) -> tuple[nn.Module, int]:
@@ -100,6 +100,25 @@ def _deep(channels: int, height: int, width: int) -> tuple[nn.Module, int]:
 
 def _fully_connected(inputs: int, outputs: int) -> list[nn.Module]:
     return [_Flatten(), nn.Linear(inputs, outputs), nn.ReLU()]
+
+
+def _orthogonal(layers: list[nn.Module]) -> list[nn.Module]:
+    """Gives layers with ReLU after each orthogonal weights of gain sqrt(2) and biases of 0; returns them.
+
+    torch's own start makes what passes a layer 2.4 times smaller. The first layer's kernels sum to 0 besides, channel by channel: an
+    even background, which is most of a game's screen, is then nothing to begin with, and the few pixels of a ball are not lost in
+    it.
+    """
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.orthogonal_(layer.weight, 2.0**0.5)
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+    first = layers[0]
+    assert isinstance(first, nn.Conv2d)
+    with torch.no_grad():
+        first.weight -= first.weight.mean((2, 3), keepdim=True)
+    return layers
 
 
 class _Flatten(nn.Module):
