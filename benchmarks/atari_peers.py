@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=200)
     parser.add_argument("--output", type=Path, default=Path("results/atari-peers.json"))
     arguments = parser.parse_args()
-    runs: list[dict[str, Any]] = json.loads(arguments.output.read_text())["runs"] if arguments.output.exists() else []
+    runs: list[dict[str, Any]] = json.loads(arguments.output.read_text())["peers"] if arguments.output.exists() else []
     done = {_key(run) for run in runs}
     # Seed by seed, so that an interrupted series has something of everything.
     for seed in arguments.seeds:
@@ -40,7 +40,7 @@ def main() -> None:
                     continue
                 runs.append(which | train(arguments.peer, which, arguments.episodes))
                 arguments.output.parent.mkdir(parents=True, exist_ok=True)
-                arguments.output.write_text(json.dumps({"runs": runs}, indent=1) + "\n")
+                arguments.output.write_text(json.dumps({"peers": runs}, indent=1) + "\n")
                 print(json.dumps({name: value for name, value in runs[-1].items() if name != "curve"}), flush=True)
 
 
