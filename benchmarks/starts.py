@@ -3,9 +3,10 @@
     python -m benchmarks.starts --output results/starts.json
 
 What a policy learns from has to be told apart first, and in an hour of two cores there are few updates to do it in. Each start of
-the paper's small network is trained for 600 updates of 80 steps by Adam on the same recording, to predict the return from frames, as
-it is and with mean 0 and deviation 1 (`--normalise-returns`). Explained variance, of steps not trained on, is 0 for the best
-constant and 1 for no error. Dead features are 0 on all of those steps.
+the paper's small network, torch's own or orthogonal, is trained for 600 updates of 80 steps by Adam on the same recording, to predict
+the return from frames. Frames are as they come or less the mean of each pixel (`--normalise-observations`), returns as they are or
+with mean 0 and deviation 1 (`--normalise-returns`). Explained variance, of steps not trained on, is 0 for the best constant and 1 for
+no error. Dead features are 0 on all of those steps.
 """
 
 import argparse
@@ -26,7 +27,15 @@ from impala.networks.convolutions import ConvolutionalTorso
 from impala.processor import prepare_processor
 from impala.specs import ActionSpec, EntrySpec, EnvironmentSpec
 
-STARTS = ("torch", "orthogonal", "ours")
+# How layers start, whether frames are centred, whether returns are normalised.
+CASES = (
+    ("torch", False, False),
+    ("orthogonal", False, False),
+    ("orthogonal", False, True),
+    ("orthogonal", True, False),
+    ("torch", True, True),
+    ("orthogonal", True, True),
+)
 _ENVIRONMENTS, _STEPS, _TRAINED_ON, _STACK, _DISCOUNT = 8, 4000, 3100, 4, 0.99
 _BATCH, _TESTED = 80, 1500
 
@@ -59,20 +68,18 @@ def started(how: str, seed: int) -> nn.Module:
     spec = EnvironmentSpec(observations={"image": entry}, actions=ActionSpec(sizes=(6,), dimensions=0, single=True))
     (trunk,) = ConvolutionalTorso(spec, {"image": "shallow"}).trunks
     layers = [layer for layer in trunk.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
-    for layer in layers if how != "ours" else ():
+    for layer in layers if how == "torch" else ():
         layer.reset_parameters()
-        if how == "orthogonal":
-            nn.init.orthogonal_(layer.weight, 2.0**0.5)
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
     value = nn.Linear(256, 1)
     nn.init.orthogonal_(value.weight)
     nn.init.zeros_(value.bias)
     return nn.Sequential(trunk, value)
 
 
-def train(how: str, recording: tuple[np.ndarray, np.ndarray], *, normalised: bool, updates: int, rate: float, seed: int) -> Any:
+def train(case: tuple[str, bool, bool], recording: tuple[np.ndarray, np.ndarray], updates: int, rate: float, seed: int) -> Any:
     """Returns the explained variance and the share of dead features after so many updates."""
-    frames, returns = recording
+    (how, centred, normalised), (frames, returns) = case, recording
+    background = torch.from_numpy(frames.mean((0, 1)).astype(np.float32)) if centred else torch.zeros(84, 84)
     mean, deviation = (float(returns.mean()), float(returns.std())) if normalised else (0.0, 1.0)
     network, generator = started(how, seed), np.random.default_rng(seed)
     optimiser = torch.optim.Adam(network.parameters(), rate)
@@ -80,7 +87,7 @@ def train(how: str, recording: tuple[np.ndarray, np.ndarray], *, normalised: boo
     def draw(count: int, first: int, last: int) -> tuple[Tensor, Tensor]:
         steps, which = generator.integers(first, last, count), generator.integers(0, _ENVIRONMENTS, count)
         stacks = np.stack([frames[steps - back, which] for back in reversed(range(_STACK))], 1)
-        images = torch.from_numpy(stacks).float() / 255.0
+        images = (torch.from_numpy(stacks) - background) / 255.0
         return images.contiguous(memory_format=torch.channels_last), torch.from_numpy(returns[steps, which])
 
     for _ in range(updates):
@@ -95,8 +102,7 @@ def train(how: str, recording: tuple[np.ndarray, np.ndarray], *, normalised: boo
         features = network[0](images)  # type: ignore[index]
         errors = targets - (network[1](features)[:, 0] * deviation + mean)  # type: ignore[index]
     return {
-        "start": how,
-        "normalised": normalised,
+        "case": _name(case),
         "seed": seed,
         "explained_variance": round(1.0 - float(errors.square().mean() / targets.var()), 4),
         "dead_features": round(float((features <= 0.0).all(0).float().mean()), 4),
@@ -113,24 +119,24 @@ def main() -> None:
     prepare_processor(1)
     recording, runs = record(0), []
     for seed in arguments.seeds:
-        for how in STARTS:
-            for normalised in (False, True):
-                amounts = {"updates": arguments.updates, "rate": arguments.learning_rate, "seed": seed}
-                runs.append(train(how, recording, normalised=normalised, **amounts))
-                print(json.dumps(runs[-1]), flush=True)
+        for case in CASES:
+            runs.append(train(case, recording, arguments.updates, arguments.learning_rate, seed))
+            print(json.dumps(runs[-1]), flush=True)
+    figures = ("explained_variance", "dead_features")
     medians = {
-        f"{how}{', normalised' * normalised}": {
-            figure: statistics.median(run[figure] for run in runs if (run["start"], run["normalised"]) == (how, normalised))
-            for figure in ("explained_variance", "dead_features")
-        }
-        for how in STARTS
-        for normalised in (False, True)
+        name: {figure: statistics.median(run[figure] for run in runs if run["case"] == name) for figure in figures}
+        for name in map(_name, CASES)
     }
     print(json.dumps(medians, indent=1))
     if arguments.output:
         command = f"python -m benchmarks.starts {' '.join(sys.argv[1:])}"
         record_of_it = {"command": command, "machine": machine(), "medians": medians, "fits": runs}
         arguments.output.write_text(json.dumps(record_of_it, indent=1) + "\n")
+
+
+def _name(case: tuple[str, bool, bool]) -> str:
+    start, centred, normalised = case
+    return ", ".join([start, *["frames centred"] * centred, *["returns normalised"] * normalised])
 
 
 if __name__ == "__main__":

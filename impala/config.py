@@ -41,7 +41,8 @@ class NetworkConfig:
     last_action_reward: bool = False
     """Show the network the action and the clipped reward that led to each observation, as in the paper's Figure 3."""
     normalise_observations: bool = False
-    """Scale float observations by their running mean and deviation, which are part of the weights."""
+    """Scale float observations by their running mean and deviation, and take from each pixel of images of bytes its running mean;
+    both are part of the weights."""
     normalise_returns: bool = False
     """Scale the value targets, each task's by its own running mean and deviation (PopArt; Hessel et al. 2018)."""
     acting_precision: Literal["float32", "bfloat16"] = "float32"

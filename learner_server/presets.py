@@ -112,7 +112,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "batch_size": 4,
         "replay_fraction": 0.5,
         "replay_unrolls": 1000,
-        "network": NetworkConfig(network="shallow", last_action_reward=True, normalise_returns=True),
+        "network": NetworkConfig(network="shallow", last_action_reward=True, normalise_observations=True, normalise_returns=True),
         "loss": LossConfig(reward_clip="unit", entropy_cost=0.005),
         "optimiser": OptimiserConfig(optimiser="adam", learning_rate=3e-4),
     },

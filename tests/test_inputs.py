@@ -66,6 +66,26 @@ def test_only_float_vectors_of_the_environment_s_own_are_normalised() -> None:
         torch.testing.assert_close(prepared[name], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("shape", "frames", "channels"),
+    [((2, 3), 1, [[0]]), ((2, 3), 4, [[0], [1], [2], [3]]), ((4, 5, 3), 2, [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]])],
+)
+def test_images_of_bytes_are_centred_pixel_by_pixel(shape: tuple[int, ...], frames: int, channels: list[list[int]]) -> None:
+    spec = make_spec(image=entry("uint8", *shape), plane=entry("float32", 2, 2))
+    inputs = Inputs(spec, frame_stack=frames, normalise=True)
+    seen = torch.randint(0, 256, (7, 5, *shape), dtype=torch.uint8)
+    inputs.update_statistics({"image": seen, "plane": torch.zeros(7, 5, 2, 2)})
+    shown = torch.randint(0, 256, (6, frames, *shape), dtype=torch.uint8)
+    centred = (shown.float() - seen[0].float().mean(0)) / 255.0
+    # Of images with channels, innermost as they come, each frame's in turn.
+    columns = [centred[:, frame][..., channel] if channel else centred[:, frame] for frame, *channel in channels]
+    expected = torch.stack([column.squeeze(-1) if len(shape) == 3 else column for column in columns], 1)
+    planes = torch.rand(6, frames, 2, 2)
+    prepared = inputs.prepare({"image": shown, "plane": planes})
+    torch.testing.assert_close(prepared["image"], expected, check_stride=False)
+    torch.testing.assert_close(prepared["plane"], planes, check_stride=False)
+
+
 @pytest.mark.parametrize("count", [2, 4])
 @pytest.mark.parametrize("steps", [1, 2, 9])
 def test_a_stack_is_the_newest_frames_of_this_episode_and_zeros(count: int, steps: int) -> None:

@@ -7,7 +7,7 @@ from torch import nn
 
 from impala.config import NetworkConfig
 from impala.networks import Network, build_network
-from impala.networks.normalisation import CLIP, MAX_COUNT, POPART_RATE, SCALE_RANGE, ObservationStatistics, PopArt
+from impala.networks.normalisation import CLIP, MAX_COUNT, POPART_RATE, SCALE_RANGE, ObservationStatistics, PixelMeans, PopArt
 from tests.network_cases import entry, make_spec, random_observations, random_starts
 
 TASKS = make_spec(observation=entry("float32", 3), task=entry("uint8", categories=(3,)))
@@ -57,6 +57,34 @@ def test_statistics_stay_finite_whatever_comes() -> None:
     statistics.update(torch.tensor([[3e38, -3e38], [-3e38, 3e38]]))
     assert all(bool(tensor.isfinite().all()) for tensor in statistics.state_dict().values())
     assert bool(statistics(torch.tensor([[3e38, 0.0]])).isfinite().all())
+
+
+def test_pixel_means_are_those_of_all_images_of_every_learner() -> None:
+    means, generator = PixelMeans((2, 3)), torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (9, 2, 3), dtype=torch.uint8, generator=generator)
+    means.update(images[:4])
+    others = [(2.0, images[4:6]), (3.0, images[6:])]
+
+    def gather(mine: torch.Tensor) -> torch.Tensor:
+        """Stands in for a group of two learners, of which this is the first."""
+        of_all = [torch.tensor(count) if mine.dim() == 0 else part.float().mean(0) for count, part in others]
+        assert torch.equal(mine, of_all[0])
+        return torch.stack(of_all)
+
+    means.update(images[4:6], gather)
+    seen = images.numpy().astype(np.float64).mean(0)
+    np.testing.assert_allclose(means.mean, seen, rtol=1e-5)
+    assert means.count == 9
+    stack = torch.stack([images[:2], images[2:4]], 1)
+    np.testing.assert_allclose(means(stack), stack.numpy() - seen, atol=1e-3)
+
+
+def test_old_images_fade_once_there_are_a_million() -> None:
+    means = PixelMeans((1, 1))
+    means.count.fill_(MAX_COUNT)
+    means.update(torch.full((1000, 1, 1), 250, dtype=torch.uint8))
+    assert means.count == MAX_COUNT
+    np.testing.assert_allclose(means.mean, 250.0 * 1000 / (MAX_COUNT + 1000), rtol=1e-5)
 
 
 def test_the_last_row_of_an_unroll_is_not_seen_twice() -> None:

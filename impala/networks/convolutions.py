@@ -105,19 +105,13 @@ def _fully_connected(inputs: int, outputs: int) -> list[nn.Module]:
 def _orthogonal(layers: list[nn.Module]) -> list[nn.Module]:
     """Gives layers with ReLU after each orthogonal weights of gain sqrt(2) and biases of 0; returns them.
 
-    torch's own start makes what passes a layer 2.4 times smaller. The first layer's kernels sum to 0 besides, channel by channel: an
-    even background, which is most of a game's screen, is then nothing to begin with, and the few pixels of a ball are not lost in
-    it.
+    torch's own start makes what passes a layer 2.4 times smaller.
     """
     for layer in layers:
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.orthogonal_(layer.weight, 2.0**0.5)
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
-    first = layers[0]
-    assert isinstance(first, nn.Conv2d)
-    with torch.no_grad():
-        first.weight -= first.weight.mean((2, 3), keepdim=True)
     return layers
 
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from impala.networks.normalisation import Gather, ObservationStatistics
+from impala.networks.normalisation import Gather, ObservationStatistics, PixelMeans
 from impala.specs import ACTION_MASK, EntrySpec, EnvironmentSpec
 
 # What `last_action_reward` adds to an observation.
@@ -19,13 +20,13 @@ class Inputs(nn.Module):
     """Prepares observations for torsos.
 
     Images become [N, C, H, W], stacked frames as channels; everything else [N, k]. Bytes are divided by 255; categories become
-    one-hot, "none" of the last action all zeros; the last reward is clipped to [-1, 1] (paper, Figure 3); remaining float vectors
-    are normalised where that is asked for. The action mask is no input.
+    one-hot, "none" of the last action all zeros; the last reward is clipped to [-1, 1] (paper, Figure 3). Where that is asked for,
+    remaining float vectors are normalised, and images of bytes centred, pixel by pixel. The action mask is no input.
 
     Args:
         spec: of raw observations.
         frame_stack: k; where more than 1, images come as [N, k, ...].
-        normalise: whether float vectors are normalised.
+        normalise: whether float vectors are normalised, and images centred.
 
     Attributes:
         spec: of prepared observations; the actions' is as it was.
@@ -34,7 +35,11 @@ class Inputs(nn.Module):
     def __init__(self, spec: EnvironmentSpec, *, frame_stack: int, normalise: bool) -> None:
         super().__init__()
         entries = {name: entry for name, entry in sorted(spec.observations.items()) if name != ACTION_MASK}
-        self._preparations = [(name, _preparation(name, entry, frame_stack)) for name, entry in entries.items()]
+        self._centred = [name for name, entry in entries.items() if normalise and entry.is_image and entry.dtype == np.uint8]
+        # Lists, for entry names may hold dots and modules' names may not.
+        self.pixel_means = nn.ModuleList(PixelMeans(entries[name].shape) for name in self._centred)
+        centre = dict(zip(self._centred, self.pixel_means, strict=True))
+        self._preparations = [(name, _preparation(name, entry, frame_stack, centre.get(name))) for name, entry in entries.items()]
         # Found by name above, registered here so that they follow the network to its device.
         self.one_hots = nn.ModuleList(prepare for _, prepare in self._preparations if isinstance(prepare, OneHot))
         self.spec = EnvironmentSpec(
@@ -55,6 +60,9 @@ class Inputs(nn.Module):
 
     def update_statistics(self, observations: Mapping[str, Tensor], gather: Gather | None = None) -> None:
         """Takes raw entries, [T, B, ...], into the running statistics, with those of every learner where there are several."""
+        for name, means in zip(self._centred, self.pixel_means, strict=True):
+            # One of each unroll is enough: those that follow it are nearly the same.
+            cast(PixelMeans, means).update(observations[name][0], gather)
         if self._normalised:
             columns = zip(self._normalised, self._sizes, strict=True)
             vectors = torch.cat([observations[name].float().reshape(-1, size) for name, size in columns], -1)
@@ -88,9 +96,12 @@ class _Image:
     shape: tuple[int, ...]
     frames: int
     divisor: float
+    centre: nn.Module | None
 
     def __call__(self, entry: Tensor) -> Tensor:
         image = entry.reshape(-1, self.frames, *self.shape)
+        if self.centre is not None:
+            image = self.centre(image)
         if len(self.shape) == 3:
             image = (image.permute(0, 1, 4, 2, 3) if _channels_last(self.shape) else image).flatten(1, 2)
         # Convolutions of few channels run up to twice as fast on processors with the channels innermost.
@@ -113,13 +124,15 @@ def _scaled(entry: Tensor, divisor: float) -> Tensor:
     return entry.float() if divisor == 1.0 else entry.float() / divisor
 
 
-def _preparation(name: str, entry: EntrySpec, frames: int) -> Callable[[Tensor], Tensor]:
+def _preparation(name: str, entry: EntrySpec, frames: int, centre: nn.Module | None) -> Callable[[Tensor], Tensor]:
     divisor = 255.0 if entry.dtype == np.uint8 else 1.0
     if entry.categories:
         return OneHot(entry.categories, first=_first_category(name))
     if name == LAST_REWARD:
         return _last_reward
-    return _Image(shape=entry.shape, frames=frames, divisor=divisor) if entry.is_image else _Vector(divisor=divisor)
+    if entry.is_image:
+        return _Image(shape=entry.shape, frames=frames, divisor=divisor, centre=centre)
+    return _Vector(divisor=divisor)
 
 
 def _prepared_entry(name: str, entry: EntrySpec, frames: int) -> EntrySpec:

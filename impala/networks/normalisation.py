@@ -58,6 +58,41 @@ class ObservationStatistics(nn.Module):
         self.count.copy_(total.clamp(max=MAX_COUNT))
 
 
+class PixelMeans(nn.Module):
+    """Mean of each pixel of images of bytes, over all of them so far: what a screen shows when nothing happens.
+
+    A kernel of a first convolution sees the same background in hundreds of inputs at once, whose weights a step then moves
+    together: what little moves on the screen is lost in it. Deviations are left alone: of most pixels they are 0.
+
+    Buffers: `mean` [*shape], in bytes; `count`, [] float32, of images, at most MAX_COUNT.
+    """
+
+    mean: Tensor
+    count: Tensor
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns float32 images, [N, k, *shape] for k frames, less the mean; as they came before the first update."""
+        # In place: a copy of all frames more is a twentieth of what a small network's step takes.
+        return images.float().sub_(self.mean)
+
+    @torch.no_grad()
+    def update(self, images: Tensor, gather: Gather | None = None) -> None:
+        """Takes in [N, *shape], of every learner where there are several."""
+        mean, count = images.float().mean(0), torch.tensor(float(len(images)), device=images.device)
+        if gather is not None:
+            counts, means = gather(count), gather(mean)
+            count = counts.sum()
+            mean = (means * counts.reshape(-1, *[1] * self.mean.dim())).sum(0) / count
+        total = self.count + count
+        self.mean += count / total * (mean - self.mean)
+        self.count.copy_(total.clamp(max=MAX_COUNT))
+
+
 class PopArt(nn.Module):
     """Mean and deviation of each task's value targets, and the values that keep their meaning when those move.
 
