@@ -2,11 +2,11 @@
 
     python -m benchmarks.starts --output results/starts.json
 
-What a policy learns from has to be told apart first, and in an hour of two cores there are few updates to do it in. Each start of
-the paper's small network, torch's own or orthogonal, is trained for 600 updates of 80 steps by Adam on the same recording, to predict
-the return from frames. Frames are as they come or less the mean of each pixel (`--normalise-observations`), returns as they are or
-with mean 0 and deviation 1 (`--normalise-returns`). Explained variance, of steps not trained on, is 0 for the best constant and 1 for
-no error. Dead features are 0 on all of those steps.
+What a policy learns from has to be told apart first, and in an hour of two cores there are few updates to do it in. Each start
+of the paper's small network, torch's own or orthogonal, is trained for 600 updates of 80 steps by Adam on the same recording,
+to predict the return from frames. Frames are as they come or less the mean of each pixel (`--normalise-observations`), returns
+as they are or with mean 0 and deviation 1 (`--normalise-returns`). Explained variance, of steps not trained on, is 0 for the
+best constant and 1 for no error. Dead features are 0 on all of those steps.
 """
 
 import argparse
