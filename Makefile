@@ -155,6 +155,14 @@ results: setup ## Train what docs/results.md and docs/primer.md report; goes on 
 	$(BIN)/python -m benchmarks.ratios
 	$(BIN)/python -m benchmarks.choices
 
+ATARI = $(LEARN) --preset atari-cpu --episodes 200 --manner sampled --manners sampled
+
+.PHONY: atari
+atari: setup .venv-peers/.ready ## Train on real Atari for hours, and peers for as long; goes on where it was
+	$(ATARI) --name atari-pong --minutes 60 120 --at-least 18 19.5
+	$(ATARI) --name atari-breakout --minutes 60 90 --at-least 0 250 -- --env ALE/Breakout-v5
+	$(BIN)/python -m benchmarks.atari_peers --peer $(PEERS) --games Pong Breakout --minutes 60
+
 .PHONY: determinism
 determinism: setup ## Train five times in lockstep and once in a single process, and compare the weights bit for bit (minutes)
 	$(BIN)/python -m benchmarks.determinism --repeats 5 --output results/determinism.json

@@ -148,6 +148,9 @@ def crowd(actors: int, minutes: float) -> dict[str, Any]:
             open_ones.callback(end, start("benchmarks.crowd", *flags, output=folder / f"{name}.log"))
         url, began, readings = f"http://127.0.0.1:{page}", time.monotonic(), []
         while (now := time.monotonic() - began) < 60.0 * minutes:
+            if learner.poll() is not None:
+                said = (folder / "learner.log").read_text(errors="replace")
+                raise RuntimeError(f"the learner ended with code {learner.returncode}: {said[-2000:]}")
             took = {path: get(f"{url}/{path}")[0] for path in ("", "status.json", "history.json")}
             readings.append({"seconds": now, "took": took, "kib": Reading.of(learner.pid).resident_kib})
             time.sleep(1.0)

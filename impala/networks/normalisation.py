@@ -83,7 +83,7 @@ class PixelMeans(nn.Module):
     @torch.no_grad()
     def update(self, images: Tensor, gather: Gather | None = None) -> None:
         """Takes in [N, *shape], of every learner where there are several."""
-        mean, count = images.float().mean(0), torch.tensor(float(len(images)), device=images.device)
+        mean, count = images.float().mean(0), torch.full((), float(len(images)), device=images.device)
         if gather is not None:
             counts, means = gather(count), gather(mean)
             count = counts.sum()
