@@ -25,6 +25,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import machine
 from benchmarks.processes import Reading, end, free_ports, start, wait_until_listening
 from run_directory.journal import read_metrics
 from run_directory.layout import RunDirectory
@@ -204,7 +205,8 @@ def main() -> None:
         parts["crowd"] = lambda: crowd(arguments.crowd, arguments.minutes)
     results = json.loads(arguments.output.read_text()) if arguments.output and arguments.output.exists() else {}
     for name, part in parts.items():
-        results[name] = {"command": f"python -m benchmarks.observing {' '.join(sys.argv[1:])}", **part()}
+        command = f"python -m benchmarks.observing {' '.join(sys.argv[1:])}"
+        results[name] = {"command": command, "machine": machine(), **part()}
         print(json.dumps({name: results[name]}), flush=True)
     if arguments.output:
         arguments.output.write_text(json.dumps(results, indent=1) + "\n")
