@@ -30,9 +30,8 @@ from impala.specs import ActionSpec, EntrySpec, EnvironmentSpec
 # How layers start, whether frames are centred, whether returns are normalised.
 CASES = (
     ("torch", False, False),
-    ("orthogonal", False, False),
+    ("torch", False, True),
     ("orthogonal", False, True),
-    ("orthogonal", True, False),
     ("torch", True, True),
     ("orthogonal", True, True),
 )
