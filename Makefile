@@ -29,8 +29,8 @@ certs: setup ## Make certs/: a token, an authority and certificates for HOSTS="N
 	$(BIN)/impala-certs --dir certs --hosts $(or $(HOSTS),localhost 127.0.0.1)
 
 .PHONY: test
-test: setup ## Run the tests, two files at a time
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+test: setup ## Run the tests
+	$(BIN)/python -m pytest
 
 .PHONY: model-test
 model-test: setup ## Hold the learner's books against a model over SEQUENCES=10000 sequences of events from SEED=2 (some minutes)
