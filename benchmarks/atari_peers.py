@@ -9,14 +9,13 @@ machine for themselves, in turn, with two threads.
 
 import argparse
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from actor_client.scores import summarise
 from benchmarks.compare import run_peer
-from benchmarks.machine import machine
+from benchmarks.machine import commit, machine
 
 
 def main() -> None:
@@ -50,10 +49,9 @@ def train(peer: str, which: dict[str, Any], episodes: int) -> dict[str, Any]:
     amounts = ["--seed", str(which["seed"]), "--seconds", str(60.0 * which["minutes"]), "--episodes", str(episodes)]
     result = run_peer(peer, "learn", which["algorithm"], environment, *amounts, "--threads", "2")
     returns = result.pop("returns")
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], stdout=subprocess.PIPE, text=True, check=False)
     return {
         "command": f"python -m benchmarks.atari_peers {' '.join(sys.argv[1:])}",
-        "commit": commit.stdout.strip(),
+        "commit": commit(),
         "machine": machine(),
         **result,
         "evaluation": summarise(environment, returns, seed=which["seed"]),

@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import machine
+from benchmarks.machine import commit, machine
 from run_directory.journal import read_metrics
 from run_directory.layout import RunDirectory
 
@@ -130,7 +130,7 @@ def main() -> None:
         *earlier, last = evaluations
         for each in earlier:
             del each["curve"]
-        run = {"seed": seed, "commit": _commit(), "command": command, "machine": machine(), **last, "earlier": earlier}
+        run = {"seed": seed, "commit": commit(), "command": command, "machine": machine(), **last, "earlier": earlier}
         result["runs"].append(run)
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(result, indent=1) + "\n")
@@ -141,10 +141,6 @@ def main() -> None:
 
 def _reached(run: dict[str, Any], manner: str, bound: float | None) -> bool:
     return bound is None or run["evaluation"][manner]["mean"] >= bound
-
-
-def _commit() -> str:
-    return subprocess.run(["git", "rev-parse", "--short", "HEAD"], stdout=subprocess.PIPE, text=True, check=False).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""What a benchmark ran on, in words: every stored number names it."""
+"""What a benchmark ran on and what of, in words: every stored number names both."""
 
 import os
 import platform
+import subprocess
 from importlib import metadata
 from pathlib import Path
 
@@ -21,6 +22,11 @@ def machine() -> str:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     versions = f"Python {platform.python_version()}, torch {metadata.version('torch')}"
     return f"{platform.machine()}, {' '.join(processor)}, {cores} cores, {versions}"
+
+
+def commit() -> str:
+    """Returns the commit that is checked out, abbreviated; nothing where there is none."""
+    return subprocess.run(["git", "rev-parse", "--short", "HEAD"], stdout=subprocess.PIPE, text=True, check=False).stdout.strip()
 
 
 def _field(line: str) -> tuple[str, str]:

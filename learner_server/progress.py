@@ -10,7 +10,7 @@ from rich.table import Table
 
 from learner_server.verdict import Limit, Verdict
 
-# Between what is shown: nobody reads faster, and drawing a terminal's panel takes 2 to 6 ms of the thread that trains.
+# Between what is shown: nobody reads faster, and drawing a terminal's panel takes the thread that trains up to 6 ms.
 _LIVE_SECONDS = 1.0
 _PLAIN_SECONDS = 2.0
 

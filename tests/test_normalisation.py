@@ -63,12 +63,13 @@ def test_pixel_means_are_those_of_all_images_of_every_learner() -> None:
     means, generator = PixelMeans((2, 3)), torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (9, 2, 3), dtype=torch.uint8, generator=generator)
     means.update(images[:4])
-    others = [(2.0, images[4:6]), (3.0, images[6:])]
+    parts = [images[4:6].flatten(1).double(), images[6:].flatten(1).double()]
 
     def gather(mine: torch.Tensor) -> torch.Tensor:
         """Stands in for a group of two learners, of which this is the first."""
-        of_all = [torch.tensor(count) if mine.dim() == 0 else part.float().mean(0) for count, part in others]
-        assert torch.equal(mine, of_all[0])
+        counts = [torch.full((6,), float(len(part)), dtype=torch.float64) for part in parts]
+        of_all = [torch.stack([count, part.mean(0), part.var(0, correction=0)]) for count, part in zip(counts, parts, strict=True)]
+        torch.testing.assert_close(mine, of_all[0])
         return torch.stack(of_all)
 
     means.update(images[4:6], gather)
