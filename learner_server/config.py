@@ -32,8 +32,8 @@ class LearnerConfig:
     vectorization: Literal["auto", "native", "sync", "async"] = "auto"
     """How local actors step environments side by side; see impala-actor."""
     preset: str = ""
-    """Named defaults; flags given besides override them. One of: acrobot, atari-deep, atari-shallow, cartpole, halfcheetah,
-    lunarlander, minatar, minatar-multitask, pendulum, recall."""
+    """Named defaults; flags given besides override them. One of: acrobot, atari-cpu, atari-deep, atari-shallow, cartpole,
+    halfcheetah, lunarlander, minatar, minatar-multitask, pendulum, recall."""
     total_steps: int = 1_000_000
     """Trained agent steps after which the run ends; the learning rate is annealed over them."""
     stop_at_return: float | None = None
