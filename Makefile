@@ -155,7 +155,8 @@ results: setup ## Train what docs/results.md and docs/primer.md report; goes on 
 	$(BIN)/python -m benchmarks.ratios
 	$(BIN)/python -m benchmarks.choices
 
-ATARI = $(LEARN) --preset atari-cpu --episodes 200 --manner sampled --manners sampled
+ATARI = $(LEARN) --preset atari-cpu --episodes 200 --manner sampled --manners sampled \
+    --evaluate-flags=--threads=2 --evaluate-flags=--envs=25
 
 .PHONY: atari
 atari: setup .venv-peers/.ready ## Train on real Atari for hours, and peers for as long; goes on where it was

@@ -3,8 +3,12 @@
 import json
 import logging
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,7 +47,10 @@ class EvaluateConfig:
     task: str = ""
     """Of a run with several environments, evaluate only this one, by its id."""
     envs: int = 0
-    """Environments to step side by side; 0 for as many as episodes, up to 64."""
+    """Environments to step side by side; 0 for as many as episodes, up to 64. Each thread has so many."""
+    threads: int = 1
+    """Threads to play in, an equal share of the episodes each. As many as cores are fastest where environments are compiled, as
+    Atari's are; the same seed plays other episodes with another number."""
     vectorization: Literal["auto", "native", "sync", "async"] = "auto"
     """How environments are stepped side by side, as for impala-actor."""
     allow_module: tuple[str, ...] = ()
@@ -54,16 +61,22 @@ class EvaluateConfig:
     """Also record one episode as an mp4 file in this folder, of several tasks in a folder each; needs the extra `video`."""
 
     def __post_init__(self) -> None:
-        if self.episodes < 1:
-            raise ConfigError(f"episodes: expected at least 1, came {self.episodes}")
+        for name in ("episodes", "threads"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: expected at least 1, came {getattr(self, name)}")
         for name in ("seed", "envs"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}: expected 0 or more, came {getattr(self, name)}")
 
     @property
-    def environments(self) -> int:
-        """How many environments are stepped side by side: never more than there are episodes to play."""
-        return min(self.episodes, self.envs or _MOST_ENVIRONMENTS)
+    def shares(self) -> list[int]:
+        """How many episodes each thread plays, one or more."""
+        threads = min(self.threads, self.episodes)
+        return [self.episodes // threads + (thread < self.episodes % threads) for thread in range(threads)]
+
+    def environments(self, episodes: int) -> int:
+        """Returns how many environments are stepped side by side for so many episodes: never more than those."""
+        return min(episodes, self.envs or _MOST_ENVIRONMENTS)
 
     def hosting(self) -> Hosting:
         """Returns how this machine runs environments."""
@@ -84,14 +97,29 @@ class Evaluation:
         self._spec = agent_spec(agent, config.hosting())
         self._network = load_network(agent, self._spec, parameters, allowed_modules=config.allow_module)
 
-    @torch.inference_mode()
     def play(self, task: int) -> list[float]:
         """Returns the true returns of as many episodes of a task, by its number, as were asked for."""
-        config, count = self._config, self._config.environments
-        act = policy(self._network, count, greedy=config.greedy, seed=config.seed)
+        shares = self._config.shares
+        # A thread's environments have as many seeds in a row as it plays episodes, or fewer: none is another thread's.
+        seeds = accumulate(shares[:-1], initial=self._config.seed)
+        give_up = threading.Event()
+        with ThreadPoolExecutor(len(shares)) as threads:
+            try:
+                played = list(threads.map(partial(self._play_share, task, give_up), shares, seeds))
+            finally:
+                give_up.set()  # interrupted: leaving the executor waits for its threads
+        return [episode_return for share in played for episode_return in share]
+
+    @torch.inference_mode()  # of the calling thread alone
+    def _play_share(self, task: int, give_up: threading.Event, episodes: int, seed: int) -> list[float]:
+        count = self._config.environments(episodes)
+        act = policy(self._network, count, greedy=self._config.greedy, seed=seed)
         environment = VectorEnvironment(self._agent.environments[task], count, **self._shape(task))
         try:
-            return play(environment, act, config.episodes, config.seed)
+            return play(environment, act, episodes, seed, give_up)
+        except BaseException:
+            give_up.set()
+            raise
         finally:
             environment.close()
 
@@ -111,8 +139,8 @@ class Evaluation:
         }
 
 
-def play(environment: VectorEnvironment, act: Act, episodes: int, seed: int) -> list[float]:
-    """Returns the true returns of `episodes` episodes, in the order in which they end.
+def play(environment: VectorEnvironment, act: Act, episodes: int, seed: int, give_up: threading.Event | None = None) -> list[float]:
+    """Returns the true returns of `episodes` episodes, in the order in which they end; of fewer once `give_up` is set.
 
     Every environment plays a number of episodes fixed beforehand: the first so many to finish, of all environments together,
     would favour short ones.
@@ -122,7 +150,7 @@ def play(environment: VectorEnvironment, act: Act, episodes: int, seed: int) -> 
     missing[: episodes % count] += 1
     observations, is_first = environment.reset(seed), np.ones(count, dtype=np.bool_)
     returns: list[float] = []
-    while missing.any():
+    while missing.any() and not (give_up and give_up.is_set()):
         transition = environment.step(act(observations, is_first))
         for index, episode in zip(transition.ended, transition.episodes, strict=True):
             if missing[index]:

@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--at-least", type=float, nargs="+", help="evaluations' mean returns that every seed should reach, in turn")
     parser.add_argument("--manner", choices=list(_MANNERS), default="greedy", help="which evaluation counts")
     parser.add_argument("--manners", choices=list(_MANNERS), nargs="+", default=list(_MANNERS), help="which to make")
-    parser.add_argument("--evaluate-flags", nargs="*", default=[], help="more for impala-evaluate")
+    parser.add_argument("--evaluate-flags", nargs="+", action="extend", default=[], help="more for impala-evaluate")
     parser.add_argument("--folder", type=Path, default=Path("results"))
     parser.add_argument("--again", action="store_true", help="measure anew what was measured before")
     arguments, extra = parser.parse_known_args()

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -199,7 +200,7 @@ def test_a_bad_run_directory_gets_one_line_and_code_2(
     assert text in line
 
 
-@pytest.mark.parametrize(("flag", "value"), [("--episodes", "0"), ("--seed", "-1"), ("--envs", "-1")])
+@pytest.mark.parametrize(("flag", "value"), [("--episodes", "0"), ("--seed", "-1"), ("--envs", "-1"), ("--threads", "0")])
 def test_a_number_that_cannot_work_gets_one_line_and_code_2(
     flag: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -271,7 +272,33 @@ def test_a_task_that_the_run_has_not_is_refused_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("episodes", "envs", "expected"), [(100, 0, 64), (5, 0, 5), (100, 7, 7), (5, 7, 5), (200, 100, 100)])
 def test_environments_side_by_side_are_as_asked_for_but_never_more_than_episodes(episodes: int, envs: int, expected: int) -> None:
-    assert EvaluateConfig(run_dir=Path("run"), episodes=episodes, envs=envs).environments == expected
+    assert EvaluateConfig(run_dir=Path("run"), envs=envs).environments(episodes) == expected
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7, 100])
+def test_threads_share_the_episodes_and_no_two_play_the_same(threads: int, tmp_path: Path) -> None:
+    """Returns are told apart by the seeds of their environments."""
+    run = make_run(tmp_path / "run", preference=-1.0)
+    summary = evaluate(EvaluateConfig(run_dir=run, episodes=7, threads=threads, seed=FIRST_SEED))
+    assert summary == {"environment": ID, **ORIGIN, **summarise(ID, [1000.0 * seed for seed in range(7)], seed=FIRST_SEED)}
+
+
+def test_a_thread_that_fails_ends_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed, steps, whole = threading.Event(), 0, 20_000
+
+    def step(self: Scripted, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        nonlocal steps
+        if self._index == 1:
+            failed.set()
+            raise RuntimeError("this environment broke")
+        assert failed.wait(60)
+        steps += 1
+        return np.zeros(2, np.float32), 0.0, steps == whole, False, {}
+
+    monkeypatch.setattr(Scripted, "step", step)
+    with pytest.raises(RuntimeError, match="this environment broke"):
+        evaluate(EvaluateConfig(run_dir=make_run(tmp_path / "run"), episodes=2, threads=2, seed=FIRST_SEED))
+    assert steps < whole
 
 
 def test_only_modules_that_the_command_line_allows_are_imported(

@@ -48,14 +48,22 @@ class FrameStack:
             state: entry name to [B, k-1, ...], before the first step.
         """
         stacked, after = dict(observations), {}
-        recent = self._same_episode(is_first)
+        sources = self._sources(is_first)
         for name in self._entries:
-            frames = torch.cat([state[f"frames.{name}"].transpose(0, 1), observations[name]])
-            windows = frames.unfold(0, self.count, 1).movedim(-1, 2)
-            same = recent.reshape(recent.shape + (1,) * (windows.dim() - 3))
-            stacked[name] = windows.masked_fill(~same, 0)
+            kept, new = state[f"frames.{name}"].transpose(0, 1), observations[name]
+            frames = torch.cat([torch.zeros_like(new[:1]), kept, new])
+            # Whole frames by their numbers: one copy of each, where masking would make two, byte by byte.
+            chosen = frames.flatten(0, 1).index_select(0, sources.flatten())
+            stacked[name] = chosen.reshape(*sources.shape, *new.shape[2:])
             after[f"frames.{name}"] = stacked[name][-1, :, 1:]
         return stacked, after
+
+    def _sources(self, is_first: Tensor) -> Tensor:
+        """Returns [T, B, k]: which frame of a row of zeros, k-1 kept rows and T new ones, of B frames each, stands where."""
+        steps, environments = is_first.shape
+        row = torch.arange(steps, device=is_first.device)[:, None] + torch.arange(self.count, device=is_first.device)
+        number = (1 + row[:, None, :]) * environments + torch.arange(environments, device=is_first.device)[:, None]
+        return torch.where(self._same_episode(is_first), number, 0)
 
     def _same_episode(self, is_first: Tensor) -> Tensor:
         """Returns [T, B, k] bool: whether the frame k-1, ..., 1, 0 steps back belongs to the episode of step t."""

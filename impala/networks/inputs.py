@@ -121,7 +121,7 @@ def _last_reward(entry: Tensor) -> Tensor:
 
 
 def _scaled(entry: Tensor, divisor: float) -> Tensor:
-    return entry.float() if divisor == 1.0 else entry.float() / divisor
+    return entry.float() if divisor == 1.0 else entry.float().div_(divisor)
 
 
 def _preparation(name: str, entry: EntrySpec, frames: int, centre: nn.Module | None) -> Callable[[Tensor], Tensor]:
