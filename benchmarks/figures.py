@@ -18,6 +18,7 @@ from benchmarks import primer_figures
 
 FOLDER = Path("results")
 CORRECTIONS = ("vtrace", "one-step", "epsilon", "none")
+_KINDS = {"IMPALA (this)": "#0072b2", "A2C (Stable-Baselines3)": "#e69f00", "PPO (Stable-Baselines3)": "#009e73"}
 _COLOURS = dict(zip(CORRECTIONS, ("#0072b2", "#009e73", "#e69f00", "#d55e00"), strict=True))
 
 
@@ -49,6 +50,37 @@ def curves(results: dict[str, dict[str, Any]], output: Path) -> None:
     panels[0, 0].set_ylabel("mean return")
     figure.savefig(output, metadata={"Date": None})
     plt.close(figure)
+
+
+def atari(results: dict[str, dict[str, Any]], peers: list[dict[str, Any]], output: Path) -> None:
+    """Writes a panel for each game: returns by minutes of ours and of the peers, and each evaluation where it was made."""
+    figure, panels = plt.subplots(1, len(results), figsize=(4.5 * len(results), 3), squeeze=False, layout="constrained")
+    for axes, result in zip(panels.flat, results.values(), strict=True):
+        manner = result["manner"]
+        game = result["runs"][0]["evaluation"][manner]["environment"].removeprefix("ALE/").removesuffix("-v5")
+        for run in result["runs"]:
+            evaluated = [(each["seconds"], each["evaluation"][manner]["mean"]) for each in (*run["earlier"], run)]
+            _by_minutes(axes, "IMPALA (this)", run["curve"], evaluated)
+        for run in peers:
+            if run["game"] == game:
+                who = f"{run['algorithm'].upper()} (Stable-Baselines3)"
+                _by_minutes(axes, who, run["curve"], [(run["seconds"], run["evaluation"]["mean"])])
+        axes.set_title(game, fontsize=9)
+        axes.set_xlabel("minutes of wall-clock")
+        axes.tick_params(labelsize=8)
+        axes.legend(fontsize=7)
+    panels[0, 0].set_ylabel("mean return")
+    figure.savefig(output, metadata={"Date": None})
+    plt.close(figure)
+
+
+def _by_minutes(axes: Axes, who: str, curve: list[list[float]], evaluated: list[tuple[float, float]]) -> None:
+    """Draws a run; all of one kind have one colour and one entry in the legend."""
+    known = who in axes.get_legend_handles_labels()[1]
+    _, seconds, returns = zip(*curve, strict=True)
+    axes.plot(np.array(seconds) / 60, returns, lw=1, color=_KINDS[who], label=None if known else who)
+    for moment, mean in evaluated:
+        axes.plot(moment / 60, mean, "o", ms=4, color=_KINDS[who])
 
 
 def corrections(result: dict[str, Any], output: Path) -> None:
@@ -83,8 +115,11 @@ def main() -> None:
     mpl.rcParams["svg.hashsalt"] = "impala"  # the same figures from the same numbers, byte for byte
     results = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
     learnt = {name: result for name, result in results.items() if any("curve" in run for run in result.get("runs", []))}
+    games = {name: learnt.pop(name) for name in list(learnt) if name.startswith("atari-")}
     if learnt:
         curves(learnt, FOLDER / "curves.svg")
+    if games:
+        atari(games, results.get("atari-peers", {}).get("peers", []), FOLDER / "atari.svg")
     if "corrections" in results:
         corrections(results["corrections"], FOLDER / "corrections.svg")
     primer_figures.draw_fixed_points(FOLDER / "fixed-points.svg")
