@@ -125,7 +125,9 @@ def main() -> None:
             if not kept.exists():
                 code = train(flags, seed, directory, minutes)
                 if not seconds_so_far(directory):
-                    sys.exit(f"{directory}: the learner ended with code {code} before it had trained; the same command begins again")
+                    sys.exit(
+                        f"{directory}: the learner ended with code {code} before it had trained; the same command begins again"
+                    )
                 played = evaluate(directory, arguments.episodes, arguments.manners, arguments.evaluate_flags)
                 kept.write_text(json.dumps({"minutes": minutes, "exit_code": code, **describe(directory), "evaluation": played}))
             evaluations.append(json.loads(kept.read_text()) | {"at_least": bound})

@@ -86,6 +86,22 @@ def test_images_of_bytes_are_centred_pixel_by_pixel(shape: tuple[int, ...], fram
     torch.testing.assert_close(prepared["plane"], planes, check_stride=False)
 
 
+@pytest.mark.parametrize("normalise", [False, True])
+@pytest.mark.parametrize("frames", [1, 3, 4])
+def test_a_learner_s_compiled_loop_gives_the_same_bits_as_what_actors_compute(frames: int, *, normalise: bool) -> None:
+    """Every byte, less means that no float holds exactly, from memory that is not in one piece."""
+    inputs = Inputs(make_spec(image=entry("uint8", 16, 17)), frame_stack=frames, normalise=normalise)
+    for _ in range(3):
+        inputs.update_statistics({"image": torch.randint(0, 256, (1, 7, 16, 17), dtype=torch.uint8)})
+    image = torch.arange(256 * frames * 17, dtype=torch.int64).remainder(256).to(torch.uint8).reshape(16, frames, 17, 16).mT
+    with torch.inference_mode():
+        acted = inputs.prepare({"image": image})["image"]
+    learnt = inputs.prepare({"image": image})["image"]
+    assert torch.equal(acted, learnt)
+    assert acted.stride() == learnt.stride() or frames == 1
+    assert (acted < 0).any() == normalise
+
+
 @pytest.mark.parametrize("count", [2, 4])
 @pytest.mark.parametrize("steps", [1, 2, 9])
 def test_a_stack_is_the_newest_frames_of_this_episode_and_zeros(count: int, steps: int) -> None:
