@@ -9,7 +9,7 @@ Exit code 1 if the mean return of an evaluation is below --at-least.
     python -m benchmarks.learn --name atari-pong --preset atari-cpu --minutes 60 120 --at-least 18 19.5 --manner sampled
 
 evaluates after 60 minutes of training, goes on from there, and evaluates again after 120; evaluating takes none of them. Minutes
-are those of the learner's processes, from their start on.
+are those of the learner's processes, from their start on. A series of 60 minutes goes on when it is given as one of 60 and 120.
 """
 
 import argparse
@@ -113,7 +113,7 @@ def main() -> None:
     result |= {"command": command, "machine": machine(), "at_least": bounds[-1], "manner": arguments.manner}
     flags = ["--preset", arguments.preset, "--actors", str(arguments.actors), *(flag for flag in extra if flag != "--")]
     for seed in arguments.seeds:
-        if any(run["seed"] == seed for run in result["runs"]):
+        if any(run["seed"] == seed and run.get("minutes") == limits[-1] for run in result["runs"]):
             continue
         directory = Path("runs/results") / f"{arguments.name}-seed{seed}"
         if arguments.again and directory.exists():
@@ -135,7 +135,7 @@ def main() -> None:
         for each in earlier:
             del each["curve"]
         run = {"seed": seed, "commit": commit(), "command": command, "machine": machine(), **last, "earlier": earlier}
-        result["runs"].append(run)
+        result["runs"] = [other for other in result["runs"] if other["seed"] != seed] + [run]
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(result, indent=1) + "\n")
         print(json.dumps({name: value for name, value in run.items() if name != "curve"}), flush=True)
