@@ -159,10 +159,17 @@ ATARI = $(LEARN) --preset atari-cpu --episodes 200 --manner sampled --manners sa
     --evaluate-flags=--threads=2 --evaluate-flags=--envs=25
 
 .PHONY: atari
-atari: setup .venv-peers/.ready ## Train on real Atari for hours, and peers for as long; goes on where it was
-	$(ATARI) --name atari-pong --minutes 60 120 --at-least 18 19.5
-	$(ATARI) --name atari-breakout --minutes 60 90 --at-least 0 250 -- --env ALE/Breakout-v5
+atari: setup .venv-peers/.ready ## Train on real Atari, and peers for as long; goes on where it was; takes a day and a half
+	-$(ATARI) --name atari-pong --minutes 60 120 --at-least 18 19.5
+	-$(ATARI) --name atari-breakout --minutes 60 90 --at-least 0 250 -- --env ALE/Breakout-v5
+	-$(ATARI) --name atari-space-invaders --seeds 0 --minutes 60 -- --env ALE/SpaceInvaders-v5
+	-$(ATARI) --name atari-seaquest --seeds 0 --minutes 60 -- --env ALE/Seaquest-v5
+	-$(ATARI) --name atari-qbert --seeds 0 --minutes 60 -- --env ALE/Qbert-v5
+	-$(ATARI) --name atari-multitask --seeds 0 --actors 3 -- --total-steps 3000000 --batch-size 6 \
+	    --env ALE/Breakout-v5 ALE/Pong-v5 ALE/SpaceInvaders-v5
 	$(BIN)/python -m benchmarks.atari_peers --peer $(PEERS) --games Pong Breakout --minutes 60
+	$(BIN)/python -m benchmarks.ablations --wire
+	$(BIN)/python -m benchmarks.ablations --seeds 0
 
 .PHONY: determinism
 determinism: setup ## Train five times in lockstep and once in a single process, and compare the weights bit for bit (minutes)

@@ -44,6 +44,7 @@ def run_learner(flags: list[str]) -> dict[str, Any]:
         "sha256": manifest["parameters.safetensors"]["sha256"],
         "env_steps": last["env_steps"],
         "learner_updates": last["learner_updates"],
+        "bytes_received": last["bytes_received"],
         "seconds": round(last["seconds"], 2),
         "steps_per_second": round(last["env_steps"] / last["seconds"]),
     }

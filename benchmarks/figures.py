@@ -52,10 +52,10 @@ def curves(results: dict[str, dict[str, Any]], output: Path) -> None:
     plt.close(figure)
 
 
-def atari(results: dict[str, dict[str, Any]], peers: list[dict[str, Any]], output: Path) -> None:
+def atari(results: list[dict[str, Any]], peers: list[dict[str, Any]], output: Path) -> None:
     """Writes a panel for each game: returns by minutes of ours and of the peers, and each evaluation where it was made."""
     figure, panels = plt.subplots(1, len(results), figsize=(4.5 * len(results), 3), squeeze=False, layout="constrained")
-    for axes, result in zip(panels.flat, results.values(), strict=True):
+    for axes, result in zip(panels.flat, results, strict=True):
         manner = result["manner"]
         game = result["runs"][0]["evaluation"][manner]["environment"].removeprefix("ALE/").removesuffix("-v5")
         for run in result["runs"]:
@@ -115,7 +115,9 @@ def main() -> None:
     mpl.rcParams["svg.hashsalt"] = "impala"  # the same figures from the same numbers, byte for byte
     results = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
     learnt = {name: result for name, result in results.items() if any("curve" in run for run in result.get("runs", []))}
-    games = {name: learnt.pop(name) for name in list(learnt) if name.startswith("atari-")}
+    atari_results = [learnt.pop(name) for name in list(learnt) if name.startswith("atari-")]
+    # Several tasks have an evaluation each, and no panel.
+    games = [result for result in atari_results if "environment" in result["runs"][0]["evaluation"][result["manner"]]]
     if learnt:
         curves(learnt, FOLDER / "curves.svg")
     if games:

@@ -1,0 +1,101 @@
+"""Ablations on real Atari: Pong with one thing changed at a time, for as many agent steps each, and the wire's two forms bit by bit.
+
+    python -m benchmarks.ablations --seeds 0
+    python -m benchmarks.ablations --wire
+
+The first writes results/atari-ablations.json, a run at a time, of the preset `atari-cpu`. Runs lie in runs/ablations: a series that
+was interrupted goes on where it was. A run's score is the mean return of its last hundred training episodes. The second trains in
+lockstep with single frames, compressed and not, and with whole stacks of four on the wire, and writes results/atari-wire.json; exit
+code 1 unless all three end with the same weights, bit for bit.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.determinism import run_learner
+from benchmarks.learn import describe, train
+from benchmarks.machine import commit, machine
+
+# What is changed, and the learner's flags that change it. Batches have as many steps with unrolls of 80: one new, one replayed.
+CASES: dict[str, list[str]] = {
+    "as it is": [],
+    "one-step": ["--correction", "one-step"],
+    "epsilon": ["--correction", "epsilon"],
+    "no correction": ["--correction", "none"],
+    "lag 64": ["--inject-lag", "64"],
+    "lag 64, one-step": ["--inject-lag", "64", "--correction", "one-step"],
+    "lag 64, epsilon": ["--inject-lag", "64", "--correction", "epsilon"],
+    "lag 64, no correction": ["--inject-lag", "64", "--correction", "none"],
+    "one actor": ["--actors", "1"],
+    "four actors": ["--actors", "4"],
+    "eight actors": ["--actors", "8"],
+    "unrolls of 80": ["--unroll-length", "80", "--batch-size", "2", "--replay-unrolls", "250"],
+    "bfloat16": ["--precision", "bfloat16", "--acting-precision", "bfloat16"],
+    "no replay": ["--replay-fraction", "0"],
+}
+# Environments in Gymnasium's form throughout, for those of ALE's own take no wrappers.
+LOCKSTEP = ["--preset", "atari-shallow", "--env", "ALE/Breakout-v5", "--vectorization", "sync", "--deterministic"]
+LOCKSTEP += ["--actors", "2", "--envs", "4", "--batch-size", "8", "--max-in-flight", "1", "--total-steps", "4000"]
+WIRES: dict[str, list[str]] = {
+    "frames once, compressed": [],
+    "frames once": ["--no-compress"],
+    "whole stacks": [
+        *("--no-compress", "--frame-stack", "1"),
+        *("--wrappers", '[["FrameStackObservation", {"stack_size": 4, "padding_type": "zero"}]]'),
+    ],
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--steps", type=int, default=1_200_000, help="agent steps of each run")
+    parser.add_argument("--wire", action="store_true", help="compare the wire's forms")
+    parser.add_argument("--folder", type=Path, default=Path("results"))
+    arguments = parser.parse_args()
+    if arguments.wire:
+        sys.exit(0 if compare_wires(arguments.folder / "atari-wire.json") else 1)
+    output = arguments.folder / "atari-ablations.json"
+    ablations: list[dict[str, Any]] = json.loads(output.read_text())["ablations"] if output.exists() else []
+    done = {(run["case"], run["seed"], run["steps"]) for run in ablations}
+    # Seed by seed, so that an interrupted series has something of everything.
+    for which in ((case, seed, arguments.steps) for seed in arguments.seeds for case in arguments.cases):
+        if which not in done:
+            ablations.append(run_case(*which))
+            _write(output, {"ablations": ablations})
+            print(json.dumps({name: value for name, value in ablations[-1].items() if name != "curve"}), flush=True)
+
+
+def run_case(case: str, seed: int, steps: int) -> dict[str, Any]:
+    """Returns how a run went with one thing changed, and what it takes to repeat it."""
+    directory = Path("runs/ablations") / f"{case.replace(', ', '-').replace(' ', '-')}-seed{seed}-{steps}-steps"
+    # Flags of a case stand last, where they count.
+    flags = ["--preset", "atari-cpu", "--total-steps", str(steps), "--actors", "2", *CASES[case]]
+    code = train(flags, seed, directory)
+    return {"case": case, "seed": seed, "steps": steps, "flags": flags, "exit_code": code, **_origin(), **describe(directory)}
+
+
+def compare_wires(output: Path) -> bool:
+    """Returns whether the wire's forms lead to the same weights."""
+    runs = [{"wire": wire, "flags": [*LOCKSTEP, *flags], **run_learner([*LOCKSTEP, *flags])} for wire, flags in WIRES.items()]
+    _write(output, {"wires": runs, **_origin()})
+    for run in runs:
+        print(f"{run['wire']}: {run['sha256']}, {run['bytes_received'] / run['env_steps']:,.0f} bytes a step")
+    return len({run["sha256"] for run in runs}) == 1
+
+
+def _origin() -> dict[str, Any]:
+    return {"command": f"python -m benchmarks.ablations {' '.join(sys.argv[1:])}", "commit": commit(), "machine": machine()}
+
+
+def _write(path: Path, result: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
