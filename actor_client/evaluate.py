@@ -3,13 +3,14 @@
 import json
 import logging
 import sys
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
+from threading import Event
 from typing import Any, Literal
 
 import numpy as np
@@ -50,7 +51,7 @@ class EvaluateConfig:
     """Environments to step side by side; 0 for as many as episodes, up to 64. Each thread has so many."""
     threads: int = 1
     """Threads to play in, an equal share of the episodes each. As many as cores are fastest where environments are compiled, as
-    Atari's are; the same seed plays other episodes with another number."""
+    Atari's are; with another number the same seed plays other episodes."""
     vectorization: Literal["auto", "native", "sync", "async"] = "auto"
     """How environments are stepped side by side, as for impala-actor."""
     allow_module: tuple[str, ...] = ()
@@ -101,27 +102,31 @@ class Evaluation:
         """Returns the true returns of as many episodes of a task, by its number, as were asked for."""
         shares = self._config.shares
         # A thread's environments have as many seeds in a row as it plays episodes, or fewer: none is another thread's.
-        seeds = accumulate(shares[:-1], initial=self._config.seed)
-        give_up = threading.Event()
-        with ThreadPoolExecutor(len(shares)) as threads:
-            try:
-                played = list(threads.map(partial(self._play_share, task, give_up), shares, seeds))
-            finally:
-                give_up.set()  # interrupted: leaving the executor waits for its threads
+        seeds = list(accumulate(shares[:-1], initial=self._config.seed))
+        with ExitStack() as stack:
+            environments = [stack.enter_context(closing(self._environments(task, episodes))) for episodes in shares]
+            if len(shares) == 1:
+                return self._play_share(Event(), environments[0], shares[0], seeds[0])
+            stack.enter_context(_shared_cores(len(shares)))
+            give_up = Event()
+            with ThreadPoolExecutor(len(shares)) as threads:
+                try:
+                    played = list(threads.map(partial(self._play_share, give_up), environments, shares, seeds))
+                finally:
+                    give_up.set()  # interrupted: leaving the executor waits for its threads
         return [episode_return for share in played for episode_return in share]
 
+    def _environments(self, task: int, episodes: int) -> VectorEnvironment:
+        return VectorEnvironment(self._agent.environments[task], self._config.environments(episodes), **self._shape(task))
+
     @torch.inference_mode()  # of the calling thread alone
-    def _play_share(self, task: int, give_up: threading.Event, episodes: int, seed: int) -> list[float]:
-        count = self._config.environments(episodes)
-        act = policy(self._network, count, greedy=self._config.greedy, seed=seed)
-        environment = VectorEnvironment(self._agent.environments[task], count, **self._shape(task))
+    def _play_share(self, give_up: Event, environment: VectorEnvironment, episodes: int, seed: int) -> list[float]:
         try:
+            act = policy(self._network, environment.environments, greedy=self._config.greedy, seed=seed)
             return play(environment, act, episodes, seed, give_up)
         except BaseException:
             give_up.set()
             raise
-        finally:
-            environment.close()
 
     @torch.inference_mode()
     def record(self, task: int, folder: Path) -> None:
@@ -139,7 +144,18 @@ class Evaluation:
         }
 
 
-def play(environment: VectorEnvironment, act: Act, episodes: int, seed: int, give_up: threading.Event | None = None) -> list[float]:
+@contextmanager
+def _shared_cores(threads: int) -> Iterator[None]:
+    """Has torch compute with so many threads in each of several that no more are at work than otherwise."""
+    usual = torch.get_num_threads()
+    torch.set_num_threads(max(1, usual // threads))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(usual)
+
+
+def play(environment: VectorEnvironment, act: Act, episodes: int, seed: int, give_up: Event | None = None) -> list[float]:
     """Returns the true returns of `episodes` episodes, in the order in which they end; of fewer once `give_up` is set.
 
     Every environment plays a number of episodes fixed beforehand: the first so many to finish, of all environments together,

@@ -10,6 +10,7 @@ code 1 unless all three end with the same weights, bit for bit.
 """
 
 import argparse
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -19,7 +20,8 @@ from benchmarks.determinism import run_learner
 from benchmarks.learn import describe, train
 from benchmarks.machine import commit, machine
 
-# What is changed, and the learner's flags that change it. Batches have as many steps with unrolls of 80: one new, one replayed.
+# What is changed, and the learner's flags that change it. As it is, an update has 40 new steps and 40 that were replayed. So it has
+# with unrolls of 40; with unrolls of 80 it has twice as many of both, for half must be new, and there are half as many updates.
 CASES: dict[str, list[str]] = {
     "as it is": [],
     "one-step": ["--correction", "one-step"],
@@ -32,9 +34,10 @@ CASES: dict[str, list[str]] = {
     "one actor": ["--actors", "1"],
     "four actors": ["--actors", "4"],
     "eight actors": ["--actors", "8"],
+    "unrolls of 40": ["--unroll-length", "40", "--batch-size", "2", "--replay-unrolls", "500"],
     "unrolls of 80": ["--unroll-length", "80", "--batch-size", "2", "--replay-unrolls", "250"],
     "bfloat16": ["--precision", "bfloat16", "--acting-precision", "bfloat16"],
-    "no replay": ["--replay-fraction", "0"],
+    "no replay": ["--replay-fraction", "0", "--batch-size", "2"],
 }
 # Environments in Gymnasium's form throughout, for those of ALE's own take no wrappers.
 LOCKSTEP = ["--preset", "atari-shallow", "--env", "ALE/Breakout-v5", "--vectorization", "sync", "--deterministic"]
@@ -61,22 +64,23 @@ def main() -> None:
         sys.exit(0 if compare_wires(arguments.folder / "atari-wire.json") else 1)
     output = arguments.folder / "atari-ablations.json"
     ablations: list[dict[str, Any]] = json.loads(output.read_text())["ablations"] if output.exists() else []
-    done = {(run["case"], run["seed"], run["steps"]) for run in ablations}
+    done = {(run["case"], run["seed"], *run["flags"]) for run in ablations}
     # Seed by seed, so that an interrupted series has something of everything.
-    for which in ((case, seed, arguments.steps) for seed in arguments.seeds for case in arguments.cases):
-        if which not in done:
-            ablations.append(run_case(*which))
+    for case, seed in ((case, seed) for seed in arguments.seeds for case in arguments.cases):
+        # Flags of a case stand last, where they count.
+        flags = ["--preset", "atari-cpu", "--total-steps", str(arguments.steps), "--actors", "2", *CASES[case]]
+        if (case, seed, *flags) not in done:
+            ablations.append(run_case(case, seed, flags))
             _write(output, {"ablations": ablations})
             print(json.dumps({name: value for name, value in ablations[-1].items() if name != "curve"}), flush=True)
 
 
-def run_case(case: str, seed: int, steps: int) -> dict[str, Any]:
+def run_case(case: str, seed: int, flags: list[str]) -> dict[str, Any]:
     """Returns how a run went with one thing changed, and what it takes to repeat it."""
-    directory = Path("runs/ablations") / f"{case.replace(', ', '-').replace(' ', '-')}-seed{seed}-{steps}-steps"
-    # Flags of a case stand last, where they count.
-    flags = ["--preset", "atari-cpu", "--total-steps", str(steps), "--actors", "2", *CASES[case]]
+    digest = hashlib.sha256(" ".join(flags).encode()).hexdigest()[:8]
+    directory = Path("runs/ablations") / f"{case.replace(', ', '-').replace(' ', '-')}-seed{seed}-{digest}"
     code = train(flags, seed, directory)
-    return {"case": case, "seed": seed, "steps": steps, "flags": flags, "exit_code": code, **_origin(), **describe(directory)}
+    return {"case": case, "seed": seed, "flags": flags, "exit_code": code, **_origin(), **describe(directory)}
 
 
 def compare_wires(output: Path) -> bool:

@@ -30,10 +30,13 @@ _MANNERS = {"greedy": "--greedy", "sampled": "--no-greedy"}
 
 
 def train(flags: list[str], seed: int, directory: Path, minutes: float | None = None) -> int:
-    """Returns the exit code of a learner with its local actors; resumes what is in `directory`.
+    """Returns the exit code of a learner with its local actors, 0 or 1; resumes what is in `directory`.
 
     Args:
         minutes: after which it is told to stop, those of earlier processes of the same run included; None for as long as it takes.
+
+    Raises:
+        SystemExit: it was refused, or broke off: what it left is not what was asked for.
     """
     command = [sys.executable, "-m", "learner_server", *flags, "--seed", str(seed), "--run-dir", str(directory)]
     left = None if minutes is None else 60.0 * minutes - seconds_so_far(directory)
@@ -41,17 +44,25 @@ def train(flags: list[str], seed: int, directory: Path, minutes: float | None = 
         return 0
     learner = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
-        return learner.wait(left)
+        code = learner.wait(left)
     except subprocess.TimeoutExpired:
         learner.terminate()
-        return learner.wait()
+        code = learner.wait()
+    lines = _metrics(directory)
+    if code not in {0, 1} or not lines or "ended" not in lines[-1]:
+        sys.exit(f"{directory}: the learner broke off with code {code}; the same command goes on where it was, if it can")
+    return code
 
 
 def seconds_so_far(directory: Path) -> float:
     """Returns for how long a run has trained, by its metrics."""
-    metrics = RunDirectory(directory).metrics
-    lines = read_metrics(metrics) if metrics.exists() else []
+    lines = _metrics(directory)
     return float(lines[-1]["seconds"]) if lines else 0.0
+
+
+def _metrics(directory: Path) -> list[dict[str, Any]]:
+    metrics = RunDirectory(directory).metrics
+    return read_metrics(metrics) if metrics.exists() else []
 
 
 def evaluate(directory: Path, episodes: int, manners: list[str], flags: list[str]) -> dict[str, Any]:
@@ -113,34 +124,44 @@ def main() -> None:
     result |= {"command": command, "machine": machine(), "at_least": bounds[-1], "manner": arguments.manner}
     flags = ["--preset", arguments.preset, "--actors", str(arguments.actors), *(flag for flag in extra if flag != "--")]
     for seed in arguments.seeds:
-        if any(run["seed"] == seed and run.get("minutes") == limits[-1] for run in result["runs"]):
+        if any(run["seed"] == seed and _covers(run.get("minutes"), limits[-1]) for run in result["runs"]):
             continue
         directory = Path("runs/results") / f"{arguments.name}-seed{seed}"
         if arguments.again and directory.exists():
             shutil.rmtree(directory)
-        evaluations = []
-        for minutes, bound in zip(limits, bounds, strict=True):
-            # Kept beside the run: what an interrupted series has evaluated is not what its run has become since.
-            kept = directory / ("evaluation.json" if minutes is None else f"evaluation-{minutes:g}-minutes.json")
-            if not kept.exists():
-                code = train(flags, seed, directory, minutes)
-                if not seconds_so_far(directory):
-                    sys.exit(
-                        f"{directory}: the learner ended with code {code} before it had trained; the same command begins again"
-                    )
-                played = evaluate(directory, arguments.episodes, arguments.manners, arguments.evaluate_flags)
-                kept.write_text(json.dumps({"minutes": minutes, "exit_code": code, **describe(directory), "evaluation": played}))
-            evaluations.append(json.loads(kept.read_text()) | {"at_least": bound})
+        evaluations = [
+            _evaluated(arguments, flags, seed, directory, minutes) | {"at_least": bound}
+            for minutes, bound in zip(limits, bounds, strict=True)
+        ]
         *earlier, last = evaluations
         for each in earlier:
             del each["curve"]
-        run = {"seed": seed, "commit": commit(), "command": command, "machine": machine(), **last, "earlier": earlier}
+        origin = {"seed": seed, "commit": commit(), "command": command, "flags": flags, "machine": machine()}
+        run = {**origin, **last, "earlier": earlier}
         result["runs"] = [other for other in result["runs"] if other["seed"] != seed] + [run]
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(result, indent=1) + "\n")
         print(json.dumps({name: value for name, value in run.items() if name != "curve"}), flush=True)
     all_of_them = [each for run in result["runs"] for each in (*run.get("earlier", []), run)]
     sys.exit(0 if all(_reached(each, arguments.manner, each.get("at_least", bounds[-1])) for each in all_of_them) else 1)
+
+
+def _evaluated(
+    arguments: argparse.Namespace, flags: list[str], seed: int, directory: Path, minutes: float | None
+) -> dict[str, Any]:
+    """Returns how a run stood after so many minutes, and how it played then; trains and plays what is missing."""
+    # Kept beside the run: what an interrupted series has evaluated is not what its run has become since.
+    kept = directory / ("evaluation.json" if minutes is None else f"evaluation-{minutes:g}-minutes.json")
+    if not kept.exists():
+        code = train(flags, seed, directory, minutes)
+        played = evaluate(directory, arguments.episodes, arguments.manners, arguments.evaluate_flags)
+        kept.write_text(json.dumps({"minutes": minutes, "exit_code": code, **describe(directory), "evaluation": played}))
+    evaluation: dict[str, Any] = json.loads(kept.read_text())
+    return evaluation
+
+
+def _covers(measured: float | None, asked: float | None) -> bool:
+    return measured == asked or (measured is not None and asked is not None and measured > asked)
 
 
 def _reached(run: dict[str, Any], manner: str, bound: float | None) -> bool:

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from impala.networks.normalisation import Gather, ObservationStatistics, PixelMeans
 from impala.specs import ACTION_MASK, EntrySpec, EnvironmentSpec
 
+# Threads up to which the compiled loop over frames, which has one, is ahead of torch's operators.
+_LOOP_THREADS = 3
+
 # What `last_action_reward` adds to an observation.
 LAST_ACTION = "last_action"
 LAST_REWARD = "last_reward"
@@ -114,7 +117,7 @@ class _Image:
         return _scaled(image, self.scale).contiguous(memory_format=torch.channels_last)
 
     def _loop(self, image: Tensor) -> ModuleType | None:
-        suits = len(self.shape) == 2 and image.dtype is torch.uint8 and image.is_cpu
+        suits = len(self.shape) == 2 and image.dtype is torch.uint8 and image.is_cpu and torch.get_num_threads() <= _LOOP_THREADS
         # Who computes gradients is a learner. Actors do without the compiler and its 135 MB; a compiled network has its own.
         return _frame_loop() if suits and torch.is_grad_enabled() and not torch.compiler.is_compiling() else None
 
