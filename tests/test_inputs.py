@@ -102,6 +102,15 @@ def test_a_learner_s_compiled_loop_gives_the_same_bits_as_what_actors_compute(fr
     assert (acted < 0).any() == normalise
 
 
+@pytest.mark.parametrize(("threads", "asked"), [(1, 1), (3, 1), (4, 0)])
+def test_many_threads_do_better_than_the_loop_which_has_one(threads: int, asked: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs, calls = Inputs(make_spec(image=entry("uint8", 2, 3)), frame_stack=1, normalise=False), list[None]()
+    monkeypatch.setattr("impala.networks.inputs._frame_loop", lambda: calls.append(None))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    inputs.prepare({"image": torch.zeros(1, 1, 2, 3, dtype=torch.uint8)})
+    assert len(calls) == asked
+
+
 @pytest.mark.parametrize("count", [2, 4])
 @pytest.mark.parametrize("steps", [1, 2, 9])
 def test_a_stack_is_the_newest_frames_of_this_episode_and_zeros(count: int, steps: int) -> None:
