@@ -29,6 +29,7 @@ class FrameStack:
             raise ConfigError(f"frame_stack: expected images to stack {count} of, came only {sorted(spec.observations)}")
         self.count = count or (4 if images and all(map(_is_bytes_without_channels, images.values())) else 1)
         self._entries = images if self.count > 1 else {}
+        self._made: dict[tuple[int, int, torch.device], Tensor] = {}
 
     def initial_state(self, environments: int, device: torch.device) -> dict[str, Tensor]:
         """Returns zeros, entry name to [E, k-1, ...]; nothing where k is 1."""
@@ -50,20 +51,32 @@ class FrameStack:
         stacked, after = dict(observations), {}
         sources = self._sources(is_first)
         for name in self._entries:
-            kept, new = state[f"frames.{name}"].transpose(0, 1), observations[name]
-            frames = torch.cat([torch.zeros_like(new[:1]), kept, new])
+            kept, new = state[f"frames.{name}"], observations[name]
+            none = new.new_zeros((1, *new.shape[2:]))
+            frames = torch.cat([none, kept.flatten(0, 1), new.flatten(0, 1)])
             # Whole frames by their numbers: one copy of each, where masking would make two, byte by byte.
-            chosen = frames.flatten(0, 1).index_select(0, sources.flatten())
+            chosen = frames.index_select(0, sources.flatten())
             stacked[name] = chosen.reshape(*sources.shape, *new.shape[2:])
             after[f"frames.{name}"] = stacked[name][-1, :, 1:]
         return stacked, after
 
     def _sources(self, is_first: Tensor) -> Tensor:
-        """Returns [T, B, k]: which frame of a row of zeros, k-1 kept rows and T new ones, of B frames each, stands where."""
+        """Returns [T, B, k]: which frame stands where, of one of zeros, B times k-1 kept ones, and T times B new ones."""
         steps, environments = is_first.shape
-        row = torch.arange(steps, device=is_first.device)[:, None] + torch.arange(self.count, device=is_first.device)
-        number = (1 + row[:, None, :]) * environments + torch.arange(environments, device=is_first.device)[:, None]
-        return torch.where(self._same_episode(is_first), number, 0)
+        return torch.where(self._same_episode(is_first), self._numbers(steps, environments, is_first.device), 0)
+
+    def _numbers(self, steps: int, environments: int, device: torch.device) -> Tensor:
+        """Returns what `_sources` does where no episode begins; made once, for an actor asks for the same at every step."""
+        key = steps, environments, device
+        if key not in self._made:
+            with torch.inference_mode(mode=False):  # of use to any caller after this one
+                before = self.count - 1
+                row = (torch.arange(steps, device=device)[:, None] + torch.arange(self.count, device=device))[:, None, :]
+                environment = torch.arange(environments, device=device)[:, None]
+                kept = 1 + environment * before + row
+                new = 1 + environments * before + (row - before) * environments + environment
+                self._made[key] = torch.where(row < before, kept, new)
+        return self._made[key]
 
     def _same_episode(self, is_first: Tensor) -> Tensor:
         """Returns [T, B, k] bool: whether the frame k-1, ..., 1, 0 steps back belongs to the episode of step t."""
