@@ -1,4 +1,4 @@
-"""Ablations on real Atari: Pong with one thing changed at a time, for equal agent steps, and the two forms of the wire, bit by bit.
+"""Ablations on real Atari: Pong with one thing changed at a time, for equal agent steps, and the forms of the wire, bit by bit.
 
     python -m benchmarks.ablations --seeds 0
     python -m benchmarks.ablations --wire
