@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.determinism import run_learner
 from benchmarks.learn import describe, train
-from benchmarks.machine import commit, machine
+from benchmarks.machine import commit, has_bfloat16, machine
 
 # What is changed, and the learner's flags that change it. As it is, an update has 40 new steps and 40 that were replayed. So it has
 # with unrolls of 40; with unrolls of 80 it has twice as many of both, for half must be new, and there are half as many updates.
@@ -54,7 +54,8 @@ WIRES: dict[str, list[str]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    here = [case for case in CASES if case != "bfloat16" or has_bfloat16()]
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=here, help="bfloat16 only where the processor has it")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int, default=1_200_000, help="agent steps of each run")
     parser.add_argument("--wire", action="store_true", help="compare the wire's forms")

@@ -4,7 +4,8 @@
 
 `make bench` makes .venv-peers first. Stable-Baselines3's A2C and PPO are the peers, on CartPole-v1 with its own tuned settings.
 Ours is a learner and its actors over gRPC. Figures are medians over --repeats rounds, and ratios of medians. Beside ours stands the
-most that the machine could do, from `benchmarks.parts` in the same round; with the paper's shallow network that alone.
+most that the machine could do, from `benchmarks.parts` in the same round; with the paper's shallow network that alone. bfloat16 is
+measured where the processor has it.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import machine
+from benchmarks.machine import has_bfloat16, machine
 from benchmarks.throughput import measure
 from run_directory.journal import read_metrics
 from run_directory.layout import RunDirectory
@@ -88,9 +89,10 @@ def main() -> None:
         if "breakout" in arguments.only:
             note("Breakout", "ours", throughput("atari-shallow", arguments.seconds, BREAKOUT_FLAGS))
             note("Breakout", "limit", limit("atari-shallow", BREAKOUT_FLAGS))
-            # The peer has no such setting.
-            note("Breakout", "ours_bfloat16", throughput("atari-shallow", arguments.seconds, BREAKOUT_FLAGS + BFLOAT16_FLAGS))
-            note("Breakout", "limit_bfloat16", limit("atari-shallow", BREAKOUT_FLAGS + BFLOAT16_FLAGS))
+            if has_bfloat16():
+                # The peer has no such setting.
+                note("Breakout", "ours_bfloat16", throughput("atari-shallow", arguments.seconds, BREAKOUT_FLAGS + BFLOAT16_FLAGS))
+                note("Breakout", "limit_bfloat16", limit("atari-shallow", BREAKOUT_FLAGS + BFLOAT16_FLAGS))
             # Of a network this large both processors may have a share.
             flags = ["ALE/Breakout-v5", "--seconds", seconds, "--threads", "2"]
             note("Breakout", "a2c", run_peer(arguments.peer, "throughput", "a2c", *flags))

@@ -65,7 +65,7 @@ def environment_rate(config: LearnerConfig, seconds: float) -> float:
 
 
 def recorded(config: LearnerConfig) -> Unroll[np.ndarray]:
-    """Returns a batch of unrolls, as untrained actors play them."""
+    """Returns unrolls side by side, as untrained actors play them: those of one actor at least, and enough for a batch."""
     spec = agent_spec(config.agent(), config.hosting())
     environment = VectorEnvironment(
         config.environments()[0],
@@ -80,38 +80,38 @@ def recorded(config: LearnerConfig) -> Unroll[np.ndarray]:
         actor.load_parameters(1, network.state_dict())
         # Copies, for the actor's buffers are written again.
         unrolls = [actor.collect().unroll.map(np.copy) for _ in range(-(-config.batch_size // config.envs))]
-        return concatenate(unrolls).columns(0, config.batch_size)
+        return concatenate(unrolls)
     finally:
         environment.close()
 
 
-def inference_rate(config: LearnerConfig, batch: Unroll[np.ndarray], seconds: float) -> float:
+def inference_rate(config: LearnerConfig, unrolls: Unroll[np.ndarray], seconds: float) -> float:
     """Returns agent steps a second of inference alone, choosing actions included, with as many environments as an actor has."""
     spec = agent_spec(config.agent(), config.hosting())
     network = build_network(config.network, spec, allowed_modules=config.allow_module).eval().requires_grad_(requires_grad=False)
     network.compute_in(getattr(torch, config.network.acting_precision))
-    envs = min(config.envs, batch.environments)
     rows = [
-        {name: torch.from_numpy(np.ascontiguousarray(array[t, :envs])) for name, array in batch.observations.items()}
-        for t in range(batch.length)
+        {name: torch.from_numpy(np.ascontiguousarray(array[t, : config.envs])) for name, array in unrolls.observations.items()}
+        for t in range(unrolls.length)
     ]
-    is_first, state = torch.zeros(envs, dtype=torch.bool), network.initial_state(envs)
+    is_first, state = torch.zeros(config.envs, dtype=torch.bool), network.initial_state(config.envs)
     generator = torch.Generator().manual_seed(config.seed)
 
     @torch.inference_mode()
     def act() -> int:
         current = state
-        noise = network.distribution.noise((batch.length, envs), generator)
+        noise = network.distribution.noise((unrolls.length, config.envs), generator)
         for t, observations in enumerate(rows):
             policy, current = network.act(observations, is_first, current)
             network.distribution.choose(policy, noise[t])
-        return batch.length * envs
+        return unrolls.length * config.envs
 
     return rate(act, seconds)
 
 
-def learning_rate(config: LearnerConfig, batch: Unroll[np.ndarray], seconds: float) -> float:
+def learning_rate(config: LearnerConfig, unrolls: Unroll[np.ndarray], seconds: float) -> float:
     """Returns agent steps a second of the learner's steps alone, from batch to weights, both on the host."""
+    batch = concatenate([unrolls.columns(0, config.batch_size)])
     device = torch.device(config.device)
     spec = agent_spec(config.agent(), config.hosting())
     network = build_network(config.network, spec, allowed_modules=config.allow_module).to(device)
@@ -141,10 +141,10 @@ def measure_parts(config: LearnerConfig, *, seconds: float, cores: int) -> dict[
     os.sched_setaffinity(0, {min(everywhere)})
     try:
         prepare_processor(1)
-        batch = recorded(config)
+        unrolls = recorded(config)
         environment = environment_rate(config, seconds)
-        inference = inference_rate(config, batch, seconds)
-        learning = learning_rate(config, batch, seconds)
+        inference = inference_rate(config, unrolls, seconds)
+        learning = learning_rate(config, unrolls, seconds)
     finally:
         os.sched_setaffinity(0, everywhere)
     figures = {"environment": environment, "inference": inference, "learning": learning}

@@ -209,7 +209,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--connections", type=int, nargs="+", default=[4, 64, 512])
     parser.add_argument("--seconds", type=float, default=15.0)
-    parser.add_argument("--repeats", type=int, default=3, help="rounds; medians of them are summed up")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds; medians of them are summed up")
     parser.add_argument("--share", type=float, default=0.3, help="of what the learner took, offered where there is to be room")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
