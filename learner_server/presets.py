@@ -103,7 +103,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "atari-shallow": _table_g1("shallow"),
     "atari-deep": _table_g1("deep"),
     # Atari on few cores, where what runs out is updates: small batches, half of each replayed, and Adam. Frames are centred, so
-    # that what moves is seen before the background is. Pong is won within 1.3 million steps; other games want more.
+    # that what moves is seen before the background is. Pong is won within 1.6 million steps; other games want more.
     "atari-cpu": {
         "env": ("ALE/Pong-v5",),
         "total_steps": 4_000_000,
