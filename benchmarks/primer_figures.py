@@ -1,5 +1,6 @@
 """The figures of docs/primer.md: fixed points, importance ratios by lag, the timeline, throughput against actors."""
 
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,8 @@ def draw_timeline(output: Path) -> None:
 def draw_actors(result: dict[str, Any], output: Path) -> None:
     """Writes updates and unrolls a second by the number of connected actors: each round, and a line through the medians."""
     figure, panels = plt.subplots(1, 2, figsize=(7, 2.8), layout="constrained")
-    titles = {"full": "all send what they can", "paced": "all together send 120 to 125 unrolls a second"}
+    offered = statistics.median(run["offered_a_second"] for run in result["paced"])
+    titles = {"full": "all send what they can", "paced": f"all together send about {offered:.0f} unrolls a second"}
     for axes, (kind, title) in zip(panels, titles.items(), strict=True):
         _by_actors(axes, result[kind])
         axes.set_title(title, fontsize=9)
