@@ -1,4 +1,4 @@
-"""Ablations on real Atari: Pong with one thing changed at a time, for equal agent steps, and the forms of the wire, bit by bit.
+"""Ablations on real Atari: one game with one thing changed at a time, for equal agent steps, and the forms of the wire, bit by bit.
 
     python -m benchmarks.ablations --seeds 0
     python -m benchmarks.ablations --wire
@@ -57,7 +57,8 @@ def main() -> None:
     here = [case for case in CASES if case != "bfloat16" or has_bfloat16()]
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=here, help="bfloat16 only where the processor has it")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--steps", type=int, default=1_200_000, help="agent steps of each run")
+    parser.add_argument("--game", default="Breakout", help="NAME of ALE/NAME-v5")
+    parser.add_argument("--steps", type=int, default=500_000, help="agent steps of each run")
     parser.add_argument("--wire", action="store_true", help="compare the wire's forms")
     parser.add_argument("--folder", type=Path, default=Path("results"))
     arguments = parser.parse_args()
@@ -69,7 +70,8 @@ def main() -> None:
     # Seed by seed, so that an interrupted series has something of everything.
     for case, seed in ((case, seed) for seed in arguments.seeds for case in arguments.cases):
         # Flags of a case stand last, where they count.
-        flags = ["--preset", "atari-cpu", "--total-steps", str(arguments.steps), "--actors", "2", *CASES[case]]
+        flags = ["--preset", "atari-cpu", "--env", f"ALE/{arguments.game}-v5", "--total-steps", str(arguments.steps)]
+        flags += ["--actors", "2", *CASES[case]]
         if (case, seed, *flags) not in done:
             ablations.append(run_case(case, seed, flags))
             _write(output, {"ablations": ablations})

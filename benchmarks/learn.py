@@ -80,6 +80,14 @@ def describe(directory: Path) -> dict[str, Any]:
     last, processes = lines[-1], sum("ended" in line for line in lines)
     known = [line for line in lines if line["mean_return_100"] is not None]
     step = max(1, len(known) // _CURVE_POINTS)
+    by_task = [
+        [
+            [line["trained_by_task"][task], round(line["seconds"], 1), round(line["mean_return_100_by_task"][task], 3)]
+            for line in known[::step]
+            if line["mean_return_100_by_task"][task] is not None
+        ]
+        for task in range(len(last["trained_by_task"]))
+    ]
     return {
         "ended": last.get("ended"),
         "processes": processes,
@@ -87,11 +95,13 @@ def describe(directory: Path) -> dict[str, Any]:
         "env_steps": last["env_steps"],
         "learner_updates": last["learner_updates"],
         "steps_per_second": round(last["env_steps"] / last["seconds"]) if last["seconds"] else None,
-        "policy_lag_mean": statistics.fmean(line["policy_lag_mean"] for line in lines if line["policy_lag_mean"] is not None),
+        "policy_lag_mean": _mean(lines, "policy_lag_mean"),
+        "effective_sample_size": _mean(lines, "effective_sample_size"),
         "skipped_updates": last["skipped_updates"],
         "mean_return_100": last["mean_return_100"],
         "mean_return_100_by_task": last["mean_return_100_by_task"],
         "curve": [[line["env_steps"], round(line["seconds"], 1), round(line["mean_return_100"], 3)] for line in known[::step]],
+        **({"curve_by_task": by_task} if len(by_task) > 1 else {}),
     }
 
 
@@ -136,14 +146,19 @@ def main() -> None:
         *earlier, last = evaluations
         for each in earlier:
             del each["curve"]
+            each.pop("curve_by_task", None)
         origin = {"seed": seed, "commit": commit(), "command": command, "flags": flags, "machine": machine()}
         run = {**origin, **last, "earlier": earlier}
         result["runs"] = [other for other in result["runs"] if other["seed"] != seed] + [run]
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(result, indent=1) + "\n")
-        print(json.dumps({name: value for name, value in run.items() if name != "curve"}), flush=True)
+        print(json.dumps({name: value for name, value in run.items() if not name.startswith("curve")}), flush=True)
     all_of_them = [each for run in result["runs"] for each in (*run.get("earlier", []), run)]
     sys.exit(0 if all(_reached(each, arguments.manner, each.get("at_least", bounds[-1])) for each in all_of_them) else 1)
+
+
+def _mean(lines: list[dict[str, Any]], name: str) -> float:
+    return statistics.fmean(line[name] for line in lines if line[name] is not None)
 
 
 def _evaluated(

@@ -19,6 +19,9 @@ from impala.losses import impala_loss
 from impala.networks import Network, build_network
 from impala.unroll import Unroll, concatenate
 
+# For how many updates the actor goes on with the weights that it has: in one process there would be no lag, and nothing to penalise.
+UPDATES_PER_FETCH = 4
+
 
 def near_loss(network: Network, unroll: Unroll[Tensor], config: LossConfig, *, version: int, cost: float) -> Tensor:
     """Returns IMPALA's loss and `cost` times half the sum of (log pi/mu)^2 over the steps that were acted in."""
@@ -38,7 +41,8 @@ def train(updates: int, *, cost: float, seed: int = 0) -> float:
     optimiser = torch.optim.Adam(learning.parameters(), lr=2e-3)
     returns = deque[float](maxlen=100)
     for version in range(updates):
-        actor.load_parameters(version, learning.state_dict())
+        if version % UPDATES_PER_FETCH == 0:
+            actor.load_parameters(version, learning.state_dict())
         collected = actor.collect()
         returns.extend(episode.episode_return for episode in collected.episodes)
         unroll = concatenate([collected.unroll]).map(torch.from_numpy)

@@ -44,3 +44,7 @@ def test_the_penalty_draws_the_policy_to_the_one_that_acted(acted: tuple[Network
 
 def test_it_trains() -> None:
     assert custom_loss.train(10, cost=0.1) > 5.0
+
+
+def test_the_policy_leaves_the_one_that_acted_so_that_the_penalty_counts() -> None:
+    assert custom_loss.train(12, cost=10.0) != custom_loss.train(12, cost=0.0)
