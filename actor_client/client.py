@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NoReturn
 
 import grpc
@@ -58,15 +57,23 @@ _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 3_000),
+    # Where its name has got another address, which is half a minute by gRPC's own rule.
+    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
+    # Straight to the learner, as `find_obstacle` goes: a proxy for browsers, which the environment names, seldom knows the way.
+    ("grpc.enable_http_proxy", 0),
 )
 
 _JOIN_SECONDS = 15.0
-_FETCH_SECONDS = 30.0
+# Long, for a try that ends before all weights are there begins anew, and many actors may share the learner's link. A learner that
+# is gone is noticed by keepalive.
+_FETCH_SECONDS = 120.0
 # Long, for it includes the wait for a place in a full queue.
 _SUBMIT_SECONDS = 120.0
 
 _RETRY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
 _COMPLAIN_EVERY_SECONDS = 10.0
+# In what gRPC says where it has no address for a name.
+_UNRESOLVED = "DNS resolution failed"
 # A learner that another one named may never come back; the one that this actor was started with knows the others that do.
 _ASTRAY_SECONDS = 30.0
 
@@ -159,11 +166,11 @@ class LearnerClient:
         self._heard_at = time.monotonic()
         self._redirect: Redirect | None = None
         self._metadata = (("authorization", f"Bearer {token}"),) if token is not None else ()
-        self._channel = _channel(address, tls)
-        # Both now: a stub that is made of a channel that was closed ends the process (grpc/grpc pull request 43455).
-        self._stub = pb_grpc.LearnerStub(self._channel)
-        self._health: Any = health_pb2_grpc.HealthStub(self._channel)
+        # Read once: a connection that is made anew must not fail for a file.
+        self._credentials = None if tls is None else tls.credentials()
         self._closed = threading.Event()
+        self._connecting = threading.Lock()
+        self._connect()
         self._run_over = threading.Event()
         self._reassigned = threading.Event()
         self._failure: Exception | None = None
@@ -203,7 +210,7 @@ class LearnerClient:
             stay=stay,
             encodings=[pb.ENCODING_ZSTD],
         )
-        response = self._call("Join", partial(self._stub.Join, request, timeout=_JOIN_SECONDS, metadata=self._metadata))
+        response = self._call("Join", lambda: self._stub.Join(request, timeout=_JOIN_SECONDS, metadata=self._metadata))
         if response.redirect and not stay:
             self._redirect = Redirect(response.redirect)
             return self._redirect
@@ -336,12 +343,22 @@ class LearnerClient:
     def close(self) -> None:
         """Cancels what is under way and ends the threads. Safe to call twice, and from a signal handler's thread."""
         self._closed.set()
-        self._channel.close()
+        with self._connecting:
+            self._channel.close()
         for _ in self._threads:
             self._requests.put(None)
         self._wake()
         for thread in list(self._threads):
             thread.join()
+
+    def _connect(self) -> None:
+        """Takes up a connection, in place of an earlier one, on which calls that are under way go on."""
+        with self._connecting:
+            # A stub that is made of a channel that was closed ends the process (grpc/grpc pull request 43455).
+            if not self._closed.is_set():
+                self._channel = _channel(self.address, self._credentials)
+                self._stub = pb_grpc.LearnerStub(self._channel)
+                self._health: Any = health_pb2_grpc.HealthStub(self._channel)
 
     # --- the threads
 
@@ -540,6 +557,9 @@ class LearnerClient:
             raise Refused(f"{name}: {self.address}: {obstacle.reason}") from error
         reason = f"{error.code().name}: {error.details()}" if obstacle is None else obstacle.reason
         log.warning("no answer from %s for %.0f s: %s", self.address, waited, reason)
+        if obstacle is None and _UNRESOLVED in (error.details() or ""):
+            # The name resolves by now, and gRPC, which asks ever more seldom, up to every two minutes, has not noticed.
+            self._connect()
 
     def _refuse(self, name: str, error: grpc.RpcError) -> NoReturn:
         raise Refused(f"{name} refused by {self.address}: {error.code().name}: {error.details()}") from error
@@ -582,7 +602,7 @@ class LearnerClient:
             raise self._failure
 
 
-def _channel(address: str, tls: TLS | None) -> grpc.Channel:
-    if tls is None:
+def _channel(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.Channel:
+    if credentials is None:
         return grpc.insecure_channel(address, options=_OPTIONS)
-    return grpc.secure_channel(address, tls.credentials(), options=_OPTIONS)
+    return grpc.secure_channel(address, credentials, options=_OPTIONS)

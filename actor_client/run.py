@@ -112,8 +112,8 @@ class ActorProcess:
                 config, stays = self._config, True
             finally:
                 client.close()
-            # Sequences start over with a new client.
-            self._incarnation = time.time_ns()
+            # Sequences start over with a new client. Higher in any case: clocks are set back at times.
+            self._incarnation = max(time.time_ns(), self._incarnation + 1)
 
     def _next(self, redirect: Redirect | None) -> tuple[ActorConfig, bool]:
         """Returns how to go on, and whether to stay there."""

@@ -19,7 +19,7 @@ from impala.losses import impala_loss
 from impala.networks import Network, build_network
 from impala.unroll import Unroll, concatenate
 
-# For how many updates the actor goes on with the weights that it has: in one process there would be no lag, and nothing to penalise.
+# For how many updates the actor keeps its weights: in one process there would be no lag, and nothing to penalise.
 UPDATES_PER_FETCH = 4
 
 

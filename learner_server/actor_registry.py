@@ -13,8 +13,12 @@ from impala.errors import InvalidMessage, Mismatch
 # is one that will never be sent: those that an earlier learner process answered after its last checkpoint.
 _MAX_ABOVE = 1024
 
-# An actor that has not called for this long is not counted as taking part.
+# An actor that has not called for this long is not counted as taking part, unless it usually takes long between calls, for an
+# unroll of a slow environment may take minutes: then after several times the longest pause that it made lately, of which each call
+# since takes something off.
 ACTOR_SILENCE_SECONDS = 10.0
+_SILENT_PAUSES = 4.0
+_FADING = 0.8
 
 _FORGET_SECONDS = 86_400.0
 
@@ -60,7 +64,7 @@ class SequenceLedger:
 
 @dataclass
 class Actor:
-    """One actor, as the learner sees it. `last_seen` is of `time.monotonic`."""
+    """One actor, as the learner sees it: `last_seen` by `time.monotonic`, and `pause`, its longest silence lately, in seconds."""
 
     actor_id: str
     index: int
@@ -73,6 +77,7 @@ class Actor:
     env_steps: int = 0
     parameter_version: int = 0
     last_seen: float = 0.0
+    pause: float = 0.0
     waiting: int = 0
     farewelled: bool = False
     departed: bool = False
@@ -81,6 +86,10 @@ class Actor:
     entering: int = 0
     entering_bytes: int = 0
     ledger: SequenceLedger = field(default_factory=SequenceLedger)
+
+    def silent_after(self, seconds: float) -> float:
+        """Returns for how long it has to be silent to be missed: `seconds`, or longer where it usually is."""
+        return max(seconds, _SILENT_PAUSES * self.pause)
 
 
 class ActorRegistry:
@@ -139,7 +148,7 @@ class ActorRegistry:
             actor.environments = environments
             actor.joins += 1
             actor.departed = False
-            actor.last_seen = time.monotonic()
+            actor.last_seen, actor.pause = time.monotonic(), 0.0
             return actor
 
     def _make_room(self) -> None:
@@ -185,11 +194,9 @@ class ActorRegistry:
             self._elsewhere = list(by_task) or [0] * self._tasks
 
     def tasks_within(self, seconds: float) -> set[int]:
-        """Returns the tasks whose actors called within the last `seconds` or wait for an answer, those that were sent away too."""
-        since = time.monotonic() - seconds
+        """Returns the tasks of which an actor is not missed (see `seen_within`), those that were sent away included."""
         with self._lock:
-            present = [actor for actor in self._actors.values() if actor.joins]
-            return {actor.task for actor in present if actor.last_seen >= since or actor.waiting}
+            return {actor.task for actor in self._actors.values() if actor.joins and _is_there(actor, seconds)}
 
     def find(self, actor_id: str, incarnation: int) -> Actor:
         """Returns an actor that joined this learner process, and notes that it was seen.
@@ -225,7 +232,9 @@ class ActorRegistry:
         actor = self._actors.get(actor_id)
         if actor is None or not actor.joins:
             raise Mismatch("actor_id", "an actor that has joined this learner", repr(actor_id[:140]))
-        actor.last_seen = time.monotonic()
+        now = time.monotonic()
+        actor.pause = max(now - actor.last_seen, _FADING * actor.pause)
+        actor.last_seen = now
         return actor
 
     def say_farewell(self, actor: Actor) -> None:
@@ -257,14 +266,13 @@ class ActorRegistry:
                 actor.last_seen = time.monotonic()
 
     def seen_within(self, seconds: float) -> list[Actor]:
-        """Returns copies of the actors that called within the last `seconds`, or wait for an answer."""
+        """Returns copies of the actors that called within the last `seconds`, or `silent_after` them, or wait for an answer."""
         with self._lock:
             return [replace(actor) for actor in self._seen_within(seconds)]
 
     def _seen_within(self, seconds: float) -> list[Actor]:
-        since = time.monotonic() - seconds
         present = [actor for actor in self._actors.values() if actor.joins and not actor.departed]
-        return [actor for actor in present if actor.last_seen >= since or actor.waiting]
+        return [actor for actor in present if _is_there(actor, seconds)]
 
     def snapshot(self) -> list[Actor]:
         """Returns copies of all actors, in the order in which they first joined, their ledgers shared."""
@@ -314,6 +322,10 @@ class ActorRegistry:
                     last_seen=time.monotonic(),
                     ledger=ledger,
                 )
+
+
+def _is_there(actor: Actor, seconds: float) -> bool:
+    return actor.waiting > 0 or time.monotonic() - actor.last_seen <= actor.silent_after(seconds)
 
 
 def merge_registries(registries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -3,7 +3,10 @@
 from pathlib import Path
 
 from run_directory.files import write_atomically
-from run_directory.journal import read_metrics
+from run_directory.journal import each_metrics
+
+# More than a picture can show; a run of weeks has millions.
+_POINTS = 4000
 
 
 def draw_curve(metrics: Path, curve: Path, *, title: str, target: float | None) -> bool:
@@ -16,11 +19,13 @@ def draw_curve(metrics: Path, curve: Path, *, title: str, target: float | None) 
 
     points = [
         (line["env_steps"], line["seconds"], line["mean_return_100"])
-        for line in read_metrics(metrics)
+        for line in each_metrics(metrics)
         if line["mean_return_100"] is not None
     ]
     if not points:
         return False
+    if len(points) > _POINTS:  # and the last, with which the run ended
+        points = points[:: -(-len(points) // _POINTS)] + points[-1:]
     steps, seconds, returns = zip(*points, strict=True)
     figure = Figure(figsize=(10, 4), layout="constrained")
     FigureCanvasAgg(figure)

@@ -7,7 +7,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,8 +63,8 @@ log = logging.getLogger(__name__)
 # Callers that may wait for a place in the queue; beyond that the learner answers UNAVAILABLE and they back off.
 _MAX_LINE = 4096
 
-# A run that is over goes on answering for at most this long, so that its actors hear of it.
-_FAREWELL_SECONDS = 10.0
+# A run that is over goes on answering for at most this long, so that its actors hear of it; where unrolls take longer, for longer.
+_FAREWELL_SECONDS, _LONGEST_FAREWELL_SECONDS = 10.0, 120.0
 _STOP_GRACE_SECONDS = 2.0
 # Taking a process with torch in it apart takes seconds on a machine that is busy.
 _ACTOR_GRACE_SECONDS = 5.0
@@ -289,11 +289,11 @@ class _Service:
         return LocalActors(self._config.actors, local, self._directory.logs, flags=flags, log_format=log_format)
 
     def _train(self, writer: MetricsWriter | None, actors: LocalActors | None, stop: threading.Event) -> tuple[End, dict[str, Any]]:
-        with self._shown() as show:
+        with self._shown() as show, nullcontext() if self._recorder is None else closing(self._recorder):
             training = self._training(writer, actors, show)
             end = training.run(stop)
             if end is End.FAILED:
-                training.save_or_raise()  # what has been learnt is whole
+                training.save()  # what has been learnt is whole
                 raise training.failure or ImpalaError("another learner of the group failed")
             self._queue.close(run_over=end is not End.STOPPED)
             if end is End.STOPPED:
@@ -301,8 +301,6 @@ class _Service:
             else:
                 self._server.call(self._servicer.end_run)
             figures = training.finish(end)
-            if self._recorder is not None:
-                self._recorder.close()
         if end is not End.STOPPED:
             self._say_farewell()
         return end, figures
@@ -372,8 +370,9 @@ class _Service:
         return flags
 
     def _say_farewell(self) -> None:
-        """Goes on answering until every actor that called lately has heard that the run is over."""
-        deadline = time.monotonic() + _FAREWELL_SECONDS
+        """Goes on answering until every actor that takes part has heard that the run is over: it hears when it calls."""
+        pauses = [actor.silent_after(_FAREWELL_SECONDS) for actor in self._actors.seen_within(ACTOR_SILENCE_SECONDS)]
+        deadline = time.monotonic() + min(_LONGEST_FAREWELL_SECONDS, max(pauses, default=0.0))
         while time.monotonic() < deadline:
             if all(actor.farewelled for actor in self._actors.seen_within(ACTOR_SILENCE_SECONDS)):
                 return

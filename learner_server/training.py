@@ -137,7 +137,7 @@ class Training:
         # A batch that was taken from the queue and not yet trained on.
         self._fetched: tuple[Unroll[np.ndarray], DeviceBatch] | None = None
         # Where stop_at_return was reached, while it remains to be seen whether it holds.
-        self._settle_from: int | None = None
+        self._settle_from: int | None = None if start.checkpoint is None else start.checkpoint.state.get("settle_from")
         self._skipped_in_a_row = 0
         self._warned_of_values = False
         self._logged_version = learner.version
@@ -146,9 +146,11 @@ class Training:
 
     def run(self, stop: threading.Event) -> End:
         """Trains until solved, out of steps, or told to stop; returns which."""
-        # At once, so that a learner that is killed in its first minute finds its run again, and so that the last line is no
-        # longer that of an orderly end when new versions are published.
-        self._save()
+        # At once, so that a learner that is killed in its first minute finds its run again. Where there is a checkpoint it does so
+        # without another, and a learner that dies at every start must not put copies of one in the place of all that came before.
+        if self._saved_version is None:
+            self.save()
+        # So that the last line is no longer that of an orderly end when new versions are published.
         self._log()
         while True:
             if self._recorder is not None:
@@ -167,7 +169,7 @@ class Training:
                 self._look_after()
                 self._log()
             if agreed.save:
-                self._save()
+                self.save()
             if agreed.end is not None:
                 return agreed.end
             if agreed.step:
@@ -175,6 +177,7 @@ class Training:
 
     def drain(self) -> None:
         """Trains on what was fetched, and on what the closed queues still hold."""
+        saved = False
         while True:
             if self._fetched is None:
                 rest = self._queue.take_rest(self._config.fresh_trajectories)
@@ -183,6 +186,10 @@ class Training:
             everyone = self._group.exchange([float(self._fetched is not None), float(self._fetched_steps), self._rate_scale()])
             if not any(ready for ready, _, _ in everyone):
                 return
+            if not saved:
+                # Whoever stops a process kills it when that takes long, and a batch of another width may first be compiled for.
+                self.save()
+                saved = True
             self._train(int(sum(steps for _, steps, _ in everyone)), everyone[0][2])
 
     def _meet(self, end: End | None) -> Round:
@@ -197,7 +204,8 @@ class Training:
             end=end,
             rate_scale=self._rate_scale(),
             log=logs,
-            save=self._keeper is not None and self._keeper.due,
+            # Weights whose updates fail may be lost, and would take the place of those that were well.
+            save=self._keeper is not None and self._keeper.due and not self._skipped_in_a_row,
         )
         everyone = self._group.exchange(standing.numbers())
         return self._rounds.decide([Standing.of_numbers(numbers) for numbers in everyone])
@@ -326,6 +334,8 @@ class Training:
             self._look_after_actors()
         except ImpalaError as error:
             self.failure = error
+        except OSError as error:
+            self.failure = ImpalaError(f"local actors cannot be started again: {error}")
         if self._lockstep is None:
             self._queue.serve(self._actors.tasks_within(_TASK_SILENCE_SECONDS))
 
@@ -400,7 +410,8 @@ class Training:
             "disk_failures": self._failures.counts,
         }
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Writes a checkpoint of this moment; where that fails, it is said in the log, and the earlier ones stand."""
         with self._failures.survived("checkpoint"):
             self.save_or_raise()
 
@@ -437,6 +448,7 @@ class Training:
                 "episodes_by_task": self._episodes.counts,
                 "recent_returns": self._episodes.recent_returns,
                 "seconds": self._episodes.seconds,
+                "settle_from": self._settle_from,
                 "actors": merge_registries([report["actors"] for report in ranks]),
                 "replay_random_states": [report["replay_random_state"] for report in ranks],
             },

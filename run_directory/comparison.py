@@ -11,7 +11,7 @@ import numpy as np
 
 from impala.config import EnvironmentConfig
 from impala.errors import ConfigError
-from run_directory.journal import read_metrics
+from run_directory.journal import each_metrics
 from run_directory.layout import RunDirectory, leaves
 
 # Of the record of a run's first start, what makes it another experiment: what is computed, by how many, how and how fast. The rest
@@ -85,14 +85,13 @@ def read_run(path: Path) -> Run:
 
 
 def _read_tasks(metrics: Path, count: int) -> tuple[Samples | None, ...]:
+    field = "mean_return_100" if count == 1 else "mean_return_100_by_task"
     try:
-        lines = read_metrics(metrics)
+        rows = [_row(line, field, count, metrics) for line in each_metrics(metrics)]
     except OSError as error:
         raise ConfigError(f"metrics: cannot read {metrics}: {error.strerror}") from error
-    if not lines:
+    if not rows:
         raise ConfigError(f"metrics: expected lines in {metrics}, came none; has the run begun?")
-    field = "mean_return_100" if count == 1 else "mean_return_100_by_task"
-    rows = [_row(line, field, count, metrics) for line in lines]
     tasks = tuple(_samples(rows, task) for task in range(count))
     if not any(tasks):
         raise ConfigError(f"{field}: expected a number in {metrics}, came none yet; it wants 100 finished episodes")

@@ -3,7 +3,7 @@
 import json
 import os
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -75,9 +75,18 @@ class JournalWriter:
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Returns every whole line of a run's metrics, in order; a line torn by a crash is passed over."""
+    return list(each_metrics(path))
+
+
+def each_metrics(path: Path) -> Iterator[dict[str, Any]]:
+    """Yields what `read_metrics` returns, one at a time: those of a day take more than a GB of memory together."""
     if not path.exists():
-        return []
-    return [line for line in map(_parse, path.read_bytes().splitlines()) if line is not None]
+        return
+    with path.open("rb") as file:
+        for text in file:
+            line = _parse(text)
+            if line is not None:
+                yield line
 
 
 def read_last_metrics(path: Path) -> dict[str, Any] | None:

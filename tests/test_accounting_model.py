@@ -242,7 +242,7 @@ class Accounting(RuleBasedStateMachine):
     @precondition(lambda self: self.process.begun)
     @rule()
     def save(self) -> None:
-        self.process.training._save()
+        self.process.training.save()
         self.model.save()
 
     # --- Ends

@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,21 @@ def test_a_stop_that_comes_while_the_connection_is_made_is_not_lost(monkeypatch:
     thread.start()
     thread.join(30.0)
     assert not thread.is_alive()
+
+
+def test_an_incarnation_is_higher_than_the_one_before_whatever_the_clock_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    incarnations = list[int]()
+
+    def connect(*args: Any, incarnation: int, **kwargs: Any) -> LearnerClient:
+        incarnations.append(incarnation)
+        return LearnerClient(*args, incarnation=incarnation, **kwargs)
+
+    process = ActorProcess(ActorConfig(learner="127.0.0.1:1"), actor_id="a", incarnation=7, host="here")
+    monkeypatch.setattr(run, "LearnerClient", connect)
+    monkeypatch.setattr(run, "time", SimpleNamespace(time_ns=lambda: 5))
+    monkeypatch.setattr(process, "_take_part", lambda _: len(incarnations) == 3)
+    process.run()
+    assert incarnations == [7, 8, 9]
 
 
 class Clock:

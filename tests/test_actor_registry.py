@@ -177,6 +177,8 @@ def test_a_call_shows_that_an_actor_is_there(call: str, monkeypatch: pytest.Monk
     clock, registry = Clock(monkeypatch), ActorRegistry()
     registry.join("a", 1, "host", 2)
     registry.join("b", 1, "host", 2)
+    clock.now += 2.0
+    registry.find("a", 1)
     clock.now += 60.0
     assert len(registry.seen_within(10.0)) == 0
     if call == "join":
@@ -186,8 +188,33 @@ def test_a_call_shows_that_an_actor_is_there(call: str, monkeypatch: pytest.Monk
     assert len(registry.seen_within(10.0)) == 1
     clock.now += 10.0
     assert len(registry.seen_within(10.0)) == 1
-    clock.now += 0.5
+    # Of one that was silent for so long more patience is had.
+    clock.now += 0.5 if call == "join" else 240.5
     assert len(registry.seen_within(10.0)) == 0
+
+
+def test_an_actor_whose_unrolls_take_long_is_missed_only_after_several_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, registry = Clock(monkeypatch), ActorRegistry()
+    registry.join("a", 1, "host", 2)
+    for _ in range(3):
+        clock.now += 100.0
+        registry.find("a", 1)  # a submission
+        registry.greet("a")  # the weights after it
+    clock.now += 300.0
+    assert (registry.taking_part(), registry.by_task(), registry.tasks_within(30.0)) == (1, [1], {0})
+    assert registry.snapshot()[0].silent_after(10.0) == pytest.approx(320.0)
+    clock.now += 21.0
+    assert (registry.taking_part(), registry.by_task(), registry.tasks_within(30.0)) == (0, [0], set())
+
+
+def test_one_long_silence_is_soon_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, registry = Clock(monkeypatch), ActorRegistry()
+    registry.join("a", 1, "host", 2)
+    clock.now += 600.0
+    for _ in range(30):
+        registry.find("a", 1)
+        clock.now += 0.5
+    assert registry.snapshot()[0].silent_after(10.0) == 10.0
 
 
 def restored(registry: ActorRegistry) -> ActorRegistry:
@@ -385,5 +412,5 @@ def test_a_task_is_served_while_an_actor_that_was_sent_away_still_waits_in_line(
         clock.now += 60.0
         registry.find("a", 1)
         assert registry.tasks_within(30.0) == {0, 1}
-    clock.now += 60.0
+    clock.now += 300.0
     assert registry.tasks_within(30.0) == set()

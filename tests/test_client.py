@@ -157,6 +157,42 @@ def test_joining_waits_for_a_learner_that_is_not_up_yet(caplog: pytest.LogCaptur
     assert isinstance(outcome[0], Assignment)
 
 
+def test_a_proxy_that_the_environment_names_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running_service() as service:
+        for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+        for name in ("no_proxy", "no_grpc_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        with new_client(service.address) as client, in_thread(lambda: client.join(0)) as outcome:
+            wait_until(lambda: len(outcome) > 0)
+    assert isinstance(outcome[0], Assignment)
+
+
+class Unresolved(grpc.RpcError):
+    """What gRPC says of a name while it waits, up to two minutes, to ask for it again."""
+
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.UNAVAILABLE
+
+    def details(self) -> str:
+        return "DNS resolution failed for learner:50051: Domain name not found"
+
+
+class NamelessStub:
+    """Stands for a connection whose name did not resolve."""
+
+    def Join(self, *_: Any, **__: Any) -> None:
+        raise Unresolved
+
+
+def test_a_name_that_resolves_again_is_asked_for_at_once() -> None:
+    with running_service() as service, new_client(service.address) as client:
+        client._stub = NamelessStub()  # type: ignore[assignment]
+        with in_thread(lambda: client.join(0)) as outcome:
+            wait_until(lambda: len(outcome) > 0)
+    assert isinstance(outcome[0], Assignment)
+
+
 def refuse_join(service: Service, client: LearnerClient, _: pytest.MonkeyPatch) -> None:
     service.join("actor", incarnation=2)
     client.join(0)

@@ -34,6 +34,17 @@ def test_an_actor_serves_while_its_learner_answers() -> None:
         client.close()
 
 
+def test_a_probe_asks_no_proxy_that_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    with health_port(address) as report:
+        report(True)
+        for name in ("http_proxy", "grpc_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+        for name in ("no_proxy", "no_grpc_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        assert is_serving(HealthConfig(address=address))
+
+
 def test_no_port_is_opened_where_none_is_asked_for() -> None:
     with health_port(None) as report:
         report(True)

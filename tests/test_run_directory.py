@@ -14,7 +14,7 @@ import pytest
 from impala.config import AgentConfig, EnvironmentConfig, NetworkConfig
 from impala.errors import ConfigError
 from run_directory.files import append_whole, write_atomically, write_json_atomically, write_synced
-from run_directory.journal import JournalWriter, read_last_metrics, read_metrics
+from run_directory.journal import JournalWriter, each_metrics, read_last_metrics, read_metrics
 from run_directory.layout import RunDirectory
 
 AGENT = AgentConfig(
@@ -235,6 +235,16 @@ LINES = '{"env_steps": 1}\n{"env_steps": 2}\n'
 def test_every_line_is_read_in_order(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text(LINES)
     assert read_metrics(tmp_path / "metrics.jsonl") == [{"env_steps": 1}, {"env_steps": 2}]
+
+
+def test_lines_are_read_one_at_a_time(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text(LINES)
+    lines = each_metrics(tmp_path / "metrics.jsonl")
+    assert next(lines) == {"env_steps": 1}
+    # What is written while they are read comes too: they were not all in memory.
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"env_steps": 3}\n')
+    assert list(lines) == [{"env_steps": 2}, {"env_steps": 3}]
 
 
 @pytest.mark.parametrize("torn", [b'{"env_steps": 3', b"{", b"3", b'{"name": "\xc3', b"\0\0\0\0", b"\n\n"])

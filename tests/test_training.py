@@ -83,6 +83,8 @@ def train(
     lockstep: Lockstep | None = None,
     histograms: LearnerHistograms | None = None,
     returns: Sequence[float] = (),
+    start: StartingPoint | None = None,
+    look_after: Callable[[], None] = lambda: None,
     **fields: Any,
 ) -> Run:
     """Trains on so many columns of each task, the `i`th from 1 of version `i`, until out of steps; gives up after 50 log lines.
@@ -93,11 +95,14 @@ def train(
         figures: where to put the lines of metrics, for a run that raises.
         spoilt, spoilt_to: the versions of the columns whose rewards are too large to learn from; one where the last is not given.
         returns: of the last episodes, of a run with one task.
+        start: where the run stands; a new one where none is given.
+        look_after: called with each line.
         fields: of the configuration, for batches of 4.
     """
     env, spoilt_to = tuple("ABC"[:tasks]), spoilt_to or spoilt
     config = LearnerConfig(env=env, unroll_length=STEPS, batch_size=4, log_seconds=1e-6, **fields)
-    queue, stop = UnrollQueue(capacity=100, max_line=0, trained=[0] * tasks), threading.Event()
+    trained = [0] * tasks if start is None else start.trained_by_task
+    queue, stop = UnrollQueue(capacity=100, max_line=0, trained=trained), threading.Event()
     lines = [] if figures is None else figures
     for task, count in columns.items():
         for version in range(1, count + 1):
@@ -108,6 +113,11 @@ def train(
     keeps = group is None or group.place.rank == 0
     directory, learner = RunDirectory(path) if keeps else None, NotingLearner(transfer, group)
     writer = MetricsWriter(directory.metrics, directory.tensorboard) if directory is not None else None
+
+    def look_after_actors() -> None:
+        if len(lines) > stop_after_lines:
+            stop.set()
+        look_after()
 
     def show(line: dict[str, Any]) -> None:
         lines.append(line)
@@ -123,13 +133,13 @@ def train(
         actors=actors or ActorRegistry(tasks),
         episodes=EpisodeLog(counts=[0] * tasks, recent_returns=[returns] if returns else ()),
         writer=writer,
-        start=StartingPoint(),
+        start=start or StartingPoint(),
         replay=TrajectoryReplay(config.replay_unrolls, seed=0) if config.replay_fraction else None,
         refused=dict,
         traffic=lambda: {"bytes_received": 0, "bytes_sent": 0},
         actor_times=actor_times or ActorTimeShares(),
         show=show,
-        look_after_actors=lambda: stop.set() if len(lines) > stop_after_lines else None,
+        look_after_actors=look_after_actors,
         group=group,
         idle=idle_unroll(SPEC),
         lockstep=lockstep,
@@ -162,6 +172,65 @@ def test_a_run_that_ends_with_the_return_that_was_asked_for_is_solved(
 ) -> None:
     run = train(tmp_path / "run", {0: 40}, returns=[mean] * 100, stop_at_return=10.0, settle_steps=settle_steps, total_steps=100)
     assert (run.end, len(run.learner.columns()) * 4 * STEPS) == (end, steps)
+
+
+def test_a_run_that_was_solved_ends_at_once_when_it_is_started_again(tmp_path: Path) -> None:
+    fields = {"returns": [10.0] * 100, "stop_at_return": 10.0, "settle_steps": 60, "total_steps": 1000}
+    train(tmp_path, {0: 40}, **fields)  # type: ignore[arg-type]
+    again = train(tmp_path, {0: 40}, start=find_starting_point(RunDirectory(tmp_path)), **fields)  # type: ignore[arg-type]
+    assert (again.end, again.learner.columns()) == (End.SOLVED, [])
+
+
+class Died(Exception):
+    """A learner did."""
+
+
+def die(_: int) -> None:
+    raise Died
+
+
+def test_a_start_from_a_checkpoint_writes_no_copy_of_it(tmp_path: Path) -> None:
+    train(tmp_path, {0: 8}, total_steps=8 * STEPS)
+    checkpoints = RunDirectory(tmp_path).checkpoints
+    before = sorted(checkpoints.iterdir())
+    for _ in range(3):
+        with pytest.raises(Died):
+            train(tmp_path, {}, start=find_starting_point(RunDirectory(tmp_path)), on_line=die)
+    assert sorted(checkpoints.iterdir()) == before
+
+
+def test_while_updates_fail_no_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("learner_server.training._LARGEST_SANE", float("inf"))  # so that it is the weights' fault
+    histograms = LearnerHistograms()
+    run = train(tmp_path, {0: 44}, spoilt=1, spoilt_to=40, total_steps=44 * STEPS, checkpoint_seconds=1e-6, histograms=histograms)
+    assert (run.learner.skipped_updates, run.learner.updates) == (10, 1)
+    # At the start, before the first batch, and when it is over.
+    assert histograms.stages["checkpoint"].count <= 4
+
+
+def test_a_stop_saves_before_what_is_left_is_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order = list[str]()
+
+    def noted(name: str) -> Callable[..., None]:
+        real = getattr(Training, name)
+
+        def note(self: Training, *arguments: Any) -> None:
+            order.append(name)
+            real(self, *arguments)
+
+        return note
+
+    for name in ("save", "_train"):
+        monkeypatch.setattr(Training, name, noted(name))
+    train(tmp_path, {0: 8}, drain=True)
+    assert order == ["save", "save", "_train", "_train"]
+
+
+def test_actors_that_cannot_be_started_again_end_the_run_in_good_order(tmp_path: Path) -> None:
+    def look_after() -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    assert train(tmp_path, {0: 8}, look_after=look_after).end is End.FAILED
 
 
 def test_part_of_each_batch_but_the_first_is_replayed_from_earlier_ones(tmp_path: Path) -> None:
