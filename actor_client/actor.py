@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from impala.environments import VectorEnvironment
-from impala.errors import InvalidMessage
+from impala.errors import EnvironmentFault, InvalidMessage
 from impala.networks import Network, State
 from impala.specs import EnvironmentSpec
 from impala.unroll import Episode, Unroll, aligned
@@ -78,6 +78,9 @@ class Actor:
 
         Args:
             moments: gets three for each step, by `time.perf_counter`: choosing begins, stepping begins, stepping ends.
+
+        Raises:
+            EnvironmentFault: a reward or an observation is NaN or infinite.
         """
         buffers, episodes = self._buffers, list[Episode]()
         length = buffers.length
@@ -104,6 +107,7 @@ class Actor:
             buffers.is_first[t + 1] = transition.is_first
             self._write_observations(t + 1, transition.observations)
             episodes += transition.episodes
+        _check_finite(buffers)
         # Once for all T steps; the same numbers as step by step, at a twentieth of the calls.
         log_probs = self._distribution.log_prob(self._policy, torch.from_numpy(buffers.actions))
         buffers.behaviour_log_probs[:] = log_probs.numpy()
@@ -123,6 +127,17 @@ class Actor:
     def _write_observations(self, row: int, observations: Mapping[str, np.ndarray]) -> None:
         for name, array in self._buffers.observations.items():
             array[row] = observations[name]
+
+
+def _check_finite(unroll: Unroll[np.ndarray]) -> None:
+    # Here, for the learner refuses such an unroll, and a refusal is for good: an actor that is started again may do well.
+    for name, array in {"reward": unroll.rewards, **unroll.observations}.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            step, environment, *_ = np.argwhere(~np.isfinite(array))[0]
+            came = array[step, environment]
+            value = came if came.ndim == 0 else came[~np.isfinite(came)][0]
+            place = f"environment {environment}, step {step} of an unroll"
+            raise EnvironmentFault(f"{name}: expected finite values, came {value} from {place}")
 
 
 def check_parameters(parameters: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:

@@ -23,7 +23,7 @@ from actor_client.figures import ActorFigures
 from actor_client.recording import Draft, Recording
 from actor_client.tls import TLS, find_obstacle
 from actor_client.window import Window
-from impala.errors import Refused
+from impala.errors import Refused, Unreachable
 from impala.unroll import ActorTimes, Episode, Unroll
 from impala.wire import (
     MAX_MESSAGE_BYTES,
@@ -127,6 +127,7 @@ class LearnerClient:
         reached: called with whether the learner answers, when that changes, from any of the client's threads and `join`'s.
         sent_here: by another learner, to which this actor goes back when this one does not answer.
         stays: goes to no other learner.
+        give_up_seconds: for how long a learner that does not answer is waited for; 0 for ever.
         figures: where calls are counted.
 
     Raises:
@@ -145,6 +146,7 @@ class LearnerClient:
         reached: Callable[[bool], None] = lambda _: None,
         sent_here: bool = False,
         stays: bool = False,
+        give_up_seconds: float = 0.0,
         figures: ActorFigures | None = None,
     ) -> None:
         self.address = address
@@ -163,6 +165,7 @@ class LearnerClient:
         self._sent_here = sent_here
         # The first Join of an actor that was sent here is answered here; later it may be sent on.
         self._stays, self._stays_for_good = stays or sent_here, stays
+        self._give_up_seconds = give_up_seconds
         self._heard_at = time.monotonic()
         self._redirect: Redirect | None = None
         self._metadata = (("authorization", f"Bearer {token}"),) if token is not None else ()
@@ -195,6 +198,7 @@ class LearnerClient:
             Refused: the learner will never have this actor.
             Closed: `close` was called meanwhile.
             Astray: this actor was sent here, and nobody answers.
+            Unreachable: nobody has answered for `give_up_seconds`.
         """
         self._environments = environments
         return self._join(stay=self._stays)
@@ -262,6 +266,7 @@ class LearnerClient:
 
         Raises:
             Refused: the learner refuses this actor.
+            Unreachable: see `join`.
         """
         with self._waiting():
             self._window.enter()
@@ -293,6 +298,7 @@ class LearnerClient:
 
         Raises:
             Refused: the learner refuses this actor or its unrolls.
+            Unreachable: see `join`.
         """
         assert self._assignment is not None, "start comes before submit"
         self._sequence += 1
@@ -330,7 +336,7 @@ class LearnerClient:
 
         Raises:
             Refused: the learner refuses one of them.
-            Astray: see `join`.
+            Astray, Unreachable: see `join`.
         """
         for _ in range(self._senders):
             self._requests.put(None)
@@ -523,9 +529,12 @@ class LearnerClient:
                 else:
                     self._note_reached(reached=False)
                     # Not where a place in line took too long: calls that wait there say nothing of a learner that is well.
-                    unreachable = status == grpc.StatusCode.UNAVAILABLE and time.monotonic() - self._heard_at > _ASTRAY_SECONDS
-                    if self._sent_here and unreachable:
-                        raise Astray(f"no answer from {self.address}: {status.name}: {error.details()}") from error
+                    silent = time.monotonic() - self._heard_at if status == grpc.StatusCode.UNAVAILABLE else 0.0
+                    said = f"no answer from {self.address}: {status.name}: {error.details()}"
+                    if self._sent_here and silent > _ASTRAY_SECONDS:
+                        raise Astray(said) from error
+                    if 0.0 < self._give_up_seconds < silent:
+                        raise Unreachable(f"{said}; given up after {silent:.0f} s") from error
                     if time.monotonic() >= complain_at:
                         self._complain(name, error, time.monotonic() - silent_since)
                         complain_at = time.monotonic() + _COMPLAIN_EVERY_SECONDS

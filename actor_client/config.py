@@ -42,6 +42,8 @@ class ActorConfig:
     """human: lines for people, on standard error. json: a JSON object a line, on standard output."""
     metrics: str | None = None
     """HOST:PORT to answer Prometheus on, at /metrics, in clear and without a token."""
+    give_up_seconds: float = 0.0
+    """End with code 1 when the learner has not answered for so long; 0: wait for ever."""
     end_with_stdin: bool = False
     """End when standard input closes; a learner starts its local actors so, that they end with it."""
 
@@ -61,6 +63,8 @@ class ActorConfig:
             raise ConfigError("tls_cert: expected --tls-ca with it, for a certificate is shown over TLS alone")
         if self.envs < 0:
             raise ConfigError(f"envs: expected 0 or more, came {self.envs}")
+        if not self.give_up_seconds >= 0.0:
+            raise ConfigError(f"give_up_seconds: expected 0 or more, came {self.give_up_seconds}")
         if self.threads < 1:
             raise ConfigError(f"threads: expected at least 1, came {self.threads}")
 

@@ -55,6 +55,8 @@ class ActorProcess:
         Raises:
             ConfigError: the environment cannot be made on this machine.
             Refused: the learner refuses this actor.
+            EnvironmentFault: an environment returned what nobody can learn from.
+            Unreachable: the learner did not answer for as long as the configuration says.
         """
         prepare_processor(self._config.threads)
         token = read_token(self._config.token_file) if self._config.token_file else None
@@ -91,6 +93,7 @@ class ActorProcess:
                 reached=report,
                 sent_here=config is not self._config,
                 stays=stays,
+                give_up_seconds=config.give_up_seconds,
                 figures=self._figures,
             )
             self._client = client

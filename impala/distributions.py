@@ -17,7 +17,7 @@ from impala.specs import ActionSpec
 FORBIDDEN = -1e9
 
 # A policy surer than this, or less sure, gains nothing and overflows ratios.
-_LOG_STD_RANGE = (-5.0, 2.0)
+LOG_STD_RANGE = (-5.0, 2.0)
 
 
 class ActionDistribution(ABC):
@@ -142,7 +142,7 @@ class Gaussian(ActionDistribution):
 
     def _split(self, policy: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_std = policy.chunk(2, -1)
-        return mean, log_std.clamp(*_LOG_STD_RANGE)
+        return mean, log_std.clamp(*LOG_STD_RANGE)
 
 
 def action_distribution(actions: ActionSpec) -> ActionDistribution:

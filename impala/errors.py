@@ -5,7 +5,9 @@
     │   └── UnsupportedSpace   an environment whose observation or action space is not supported
     ├── InvalidMessage         a message from the wire is malformed: a tensor, a count, a value
     ├── Mismatch               a well-formed message that belongs to another run, protocol or process
+    ├── EnvironmentFault       an environment that returned what nobody can learn from
     ├── Refused                a peer that refuses for good: retrying cannot help
+    ├── Unreachable            a learner that did not answer for as long as it was to be waited for
     ├── CheckpointError        a checkpoint that is torn, corrupt, of another network, or cannot be written
     └── Diverged               training goes on without learning: one update after the other is not finite
 
@@ -49,8 +51,16 @@ class Mismatch(ImpalaError):
         self.field = field
 
 
+class EnvironmentFault(ImpalaError):
+    """An environment returned what nobody can learn from. A new one may do better: an actor ends with code 1, not 2."""
+
+
 class Refused(ImpalaError):
     """A peer that refuses for good; retrying cannot help."""
+
+
+class Unreachable(ImpalaError):
+    """A learner did not answer for as long as it was to be waited for."""
 
 
 class CheckpointError(ImpalaError):

@@ -73,6 +73,7 @@ class Actor:
     host: str = ""
     environments: int = 0
     joins: int = 0
+    lives: int = 0
     refused: int = 0
     env_steps: int = 0
     parameter_version: int = 0
@@ -139,6 +140,7 @@ class ActorRegistry:
                 raise _superseded(actor_id, incarnation, actor.incarnation)
             elif incarnation > actor.incarnation:
                 actor.incarnation = incarnation
+                actor.lives += 1
                 actor.ledger = SequenceLedger()
             if self._only:
                 actor.index = self._only.index(actor_id)

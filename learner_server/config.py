@@ -184,10 +184,14 @@ class LearnerConfig:
         """Trajectories in a batch that were not trained on before."""
         return max(1, self.batch_size - round(self.batch_size * self.replay_fraction))
 
-    def actor_seed(self, index: int) -> int:
-        """Returns the seed of the actor that joined as the `index`-th, from 0; that of its environment e is so many more."""
-        # A prime stride keeps the seeds of an actor's environments, seed + e, apart from every other actor's.
-        return (self.seed * 1_000_003 + (index + 1) * 10_007) % 2**31
+    def actor_seed(self, index: int, life: int = 0) -> int:
+        """Returns the seed of the actor that joined as the `index`-th, from 0; that of its environment e is so many more.
+
+        Args:
+            life: sets apart what acts under that index after a restart, of the actor or of the learner, from what did before.
+        """
+        # Prime strides keep the seeds of an actor's environments, seed + e, apart from every other actor's.
+        return (self.seed * 1_000_003 + (index + 1) * 10_007 + life * 15_485_863) % 2**31
 
     def agent(self) -> AgentConfig:
         """Returns what actors and evaluation need to know."""

@@ -205,6 +205,7 @@ class Learner:
 
     def _apply(self, unroll: Unroll[Tensor], loss: ImpalaLoss, gather: Gather | None) -> None:
         self._optimiser.step()
+        self.network.keep_within_bounds()
         # Statistics are part of the new version, and of none where the step is skipped.
         self.network.update_statistics(unroll.observations, unroll.is_first, loss.vs, loss.valid, gather)
 

@@ -409,11 +409,16 @@ class _Service:
             network=self._config.network,
             unroll_spec=self._spec,
             environments=self._config.envs if self._lockstep else environments or self._config.envs,
-            seed=self._config.actor_seed(actor.index),
+            seed=self._config.actor_seed(actor.index, self._life(actor)),
             max_in_flight=self._config.max_in_flight,
             max_on_the_way=self._config.max_on_the_way,
             compresses=self._config.compress,
         )
+
+    def _life(self, actor: Actor) -> int:
+        """Returns which life of the actor this is, so that it does not play the same episodes again after every restart."""
+        # A learner that resumes begins with a version that no earlier one began with. In lockstep a seed is all that decides.
+        return 0 if self._lockstep else 1000 * (self._start.version - 1) + actor.lives
 
 
 def _recorder(config: LearnerConfig, directory: RunDirectory | None, spans: Spans | None) -> Recorder | None:

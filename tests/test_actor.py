@@ -1,7 +1,9 @@
 """The actor: an unroll is exactly what the environments did, chosen by one version of the weights."""
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +19,8 @@ from actor_client.actor import Actor
 from impala.config import EnvironmentConfig, NetworkConfig
 from impala.distributions import Categorical
 from impala.environments import OBSERVATION, VectorEnvironment
-from impala.errors import InvalidMessage
+from impala.environments.vector import Transition
+from impala.errors import EnvironmentFault, InvalidMessage
 from impala.networks import Network, NetworkOutput, State, build_network
 from impala.specs import ACTION_MASK, ActionSpec
 from impala.unroll import Unroll, concatenate
@@ -288,6 +291,39 @@ def test_weights_of_another_network_are_refused_whole(change: dict[str, torch.Te
             actor.load_parameters(5, {name: tensor for name, tensor in weights.items() if tensor is not None})
         assert all(torch.equal(tensor, before[name]) for name, tensor in actor._network.state_dict().items())
         assert collect(actor).parameter_version.tolist() == [0] * ENVIRONMENTS
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_nobody_can_learn_from_are_a_fault_of_the_environment(value: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    with counting_actor() as actor:
+        real, steps = actor._environment.step, itertools.count()
+
+        def step(actions: np.ndarray) -> Transition:
+            transition = real(actions)
+            rewards = transition.rewards.copy()
+            rewards[1] = value if next(steps) == 2 else rewards[1]
+            return replace(transition, rewards=rewards)
+
+        monkeypatch.setattr(actor._environment, "step", step)
+        with pytest.raises(EnvironmentFault, match=f"^reward: expected finite values, came {value} from environment 1, step 2 of"):
+            actor.collect()
+
+
+def test_observations_that_nobody_can_learn_from_are_named_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    with echoing_actor(SPACES["one choice"]) as (actor, _, _):
+        real = actor._environment.step
+
+        def step(actions: np.ndarray) -> Transition:
+            transition = real(actions)
+            broken = {
+                name: np.full_like(array, np.nan) if array.dtype.kind == "f" else array
+                for name, array in transition.observations.items()
+            }
+            return replace(transition, observations=broken)
+
+        monkeypatch.setattr(actor._environment, "step", step)
+        with pytest.raises(EnvironmentFault, match=r": expected finite values, came nan from environment 0, step 1 of an unroll$"):
+            actor.collect()
 
 
 def test_actions_are_drawn_as_often_as_the_policy_says() -> None:

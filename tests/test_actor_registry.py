@@ -262,6 +262,11 @@ def test_a_restored_registry_numbers_new_actors_after_the_old_ones() -> None:
     assert [copy.join(actor_id, 1, "host", 2).index for actor_id in ("c", "b", "a")] == [2, 1, 0]
 
 
+def test_each_new_incarnation_is_another_life() -> None:
+    registry = ActorRegistry()
+    assert [registry.join("a", incarnation, "host", 2).lives for incarnation in (1, 1, 4, 4, 5)] == [0, 0, 1, 1, 2]
+
+
 def test_a_restored_registry_turns_older_incarnations_away() -> None:
     registry = ActorRegistry()
     registry.join("a", 7, "host", 2)

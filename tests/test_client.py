@@ -18,7 +18,7 @@ import torch
 from actor_client.backoff import Backoff
 from actor_client.client import Closed, LearnerClient
 from impala.config import NetworkConfig
-from impala.errors import Refused
+from impala.errors import Refused, Unreachable
 from impala.specs import UnrollSpec
 from impala.unroll import Episode, Unroll
 from impala.wire import Assignment, decode_unroll
@@ -166,6 +166,20 @@ def test_a_proxy_that_the_environment_names_is_not_asked(monkeypatch: pytest.Mon
         with new_client(service.address) as client, in_thread(lambda: client.join(0)) as outcome:
             wait_until(lambda: len(outcome) > 0)
     assert isinstance(outcome[0], Assignment)
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_learner_that_stays_away_is_given_up_where_that_was_asked_for(joined: bool) -> None:
+    with running_service() as service:
+        client = LearnerClient(service.address, actor_id="actor", incarnation=1, give_up_seconds=0.05)
+        if joined:
+            client.start(client.join(0))  # type: ignore[arg-type]
+            assert client.next_parameters() is not None
+    try:
+        with pytest.raises(Unreachable, match=rf"^no answer from {service.address}: UNAVAILABLE: .*; given up after \d+ s$"):
+            client.submit(make_unroll(), [], first_step_at=0.0) if joined else client.join(0)
+    finally:
+        client.close()
 
 
 class Unresolved(grpc.RpcError):

@@ -223,3 +223,13 @@ def test_tensors_of_no_optimiser_at_all_are_refused() -> None:
     learner = make_learner()
     with pytest.raises(CheckpointError, match="another network or optimiser"):
         learner.restore(weights(learner), {"nonsense": torch.zeros(1)})
+
+
+def test_a_step_brings_what_strayed_back_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner, before, after = make_learner(), list[torch.Tensor](), list[torch.Tensor]()
+    bias = learner.network.policy_head.bias
+    monkeypatch.setattr(learner.network, "keep_within_bounds", lambda: after.append(bias.detach().clone()))
+    before.append(bias.detach().clone())
+    learner.step(make_unroll(), 0)
+    assert len(after) == 1
+    assert not torch.equal(before[0], after[0])  # of the weights that the optimiser made

@@ -78,6 +78,13 @@ def test_no_two_environments_of_a_run_have_the_same_seed_nor_have_two_runs() -> 
     assert 0 <= make_config(seed=2**40).actor_seed(2**20) < 2**31
 
 
+def test_nor_have_two_lives_of_an_actor() -> None:
+    config, lives = make_config(), (0, 1, 2, 1000, 7_654_000)
+    seeds = [config.actor_seed(index, life) + e for life in lives for index in range(50) for e in range(64)]
+    assert len(set(seeds)) == len(seeds)
+    assert [config.actor_seed(index, 0) for index in range(3)] == [config.actor_seed(index) for index in range(3)]
+
+
 # One unroll of each actor is a batch.
 LOCKSTEP: dict[str, Any] = {"deterministic": True, "actors": 2, "envs": 8, "batch_size": 16, "max_in_flight": 1}
 

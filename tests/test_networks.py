@@ -218,6 +218,15 @@ def test_a_gaussian_policy_has_learnt_deviations_that_begin_at_1() -> None:
     assert network.log_std.grad.tolist() == [T * B, T * B]
 
 
+@pytest.mark.parametrize(("strayed", "back"), [(40.0, 2.0), (-40.0, -5.0), (1.5, 1.5)])
+def test_a_deviation_that_left_its_bounds_is_brought_back_to_where_gradients_reach_it(strayed: float, back: float) -> None:
+    network = build_network(NetworkConfig(), SPACES["continuous"])
+    with torch.no_grad():
+        network.log_std.fill_(strayed)
+    network.keep_within_bounds()
+    assert network.log_std.tolist() == [back] * 2
+
+
 @pytest.mark.parametrize(
     ("observations", "network", "convolutions"),
     [

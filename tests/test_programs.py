@@ -9,11 +9,14 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import grpc
 import pytest
 
 from benchmarks.witness import read_book
 from learner_server.__main__ import main as learner_main
 from learner_server.resume import VERSIONS_BETWEEN_LINES, find_starting_point
+from protos import impala_pb2 as pb
+from protos import impala_pb2_grpc as pb_grpc
 from run_directory.checkpoint import load_newest_checkpoint
 from run_directory.counters import read_counters
 from run_directory.journal import read_metrics
@@ -41,6 +44,19 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, P
     exit_code(learner)
     yield programs.folder / "run", programs, learner
     programs.end()
+
+
+def test_who_is_started_again_plays_other_episodes(programs: Programs, tmp_path: Path) -> None:
+    seeds = list[int]()
+    for incarnations in ((1, 2), (3,)):
+        learner = programs.learner(tmp_path / "run", "--actors", "0", *ENDLESS)
+        with grpc.insecure_channel(programs.address(learner)) as channel:
+            join = partial(pb.JoinRequest, protocol_version=1, actor_id="a")
+            stub = pb_grpc.LearnerStub(channel)
+            seeds += [stub.Join(join(incarnation=incarnation), timeout=60).seed for incarnation in incarnations]
+        learner.send_signal(signal.SIGTERM)
+        assert exit_code(learner) == 0, programs.text(learner)
+    assert len(set(seeds)) == 3
 
 
 Finished = tuple[Path, Programs, subprocess.Popen[bytes]]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from impala.distributions import ActionDistribution, action_distribution
+from impala.distributions import LOG_STD_RANGE, ActionDistribution, action_distribution
 from impala.networks.frames import FrameStack
 from impala.networks.inputs import Inputs
 from impala.networks.lstm import LSTM
@@ -85,6 +85,15 @@ class Network(nn.Module):
         self.value_torso = make_torso() if separate_value else None
         self.value_head = orthogonal_linear(features, self._tasks if normalise_returns else 1, gain=1.0)
         self.popart = PopArt(self._tasks) if normalise_returns else None
+
+    @torch.no_grad()
+    def keep_within_bounds(self) -> None:
+        """Brings deviations of actions back to where they count; part of making the next version of the weights.
+
+        Beyond, `Gaussian` takes the bound in their place, and no gradient would ever bring them back.
+        """
+        if self._dimensions:
+            self.log_std.clamp_(*LOG_STD_RANGE)
 
     def compute_in(self, dtype: torch.dtype) -> None:
         """From now on computes torsos, LSTM and heads in `dtype`, to which their weights are rounded, as are those loaded later.
