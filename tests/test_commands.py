@@ -28,9 +28,11 @@ NETWORK = "PYTHONPATH=examples impala-learner --env CartPole-v1 --network custom
 LOSS = "python -m examples.custom_loss"
 ANY_LEARNER = "impala-learner --env CartPole-v1 --actors 0"
 BARE_ACTOR = "python -m examples.bare_actor"
+TRAINED = "python -m examples.trained_agent"
 MAKE = {"make train": "impala-learner --preset cartpole --actors 2", "make test": "python -m pytest"}
 COMMANDS = {
     *MAKE, EVALUATE, ACROBOT, SEAQUEST, CERTS, LEARNER, ACTOR, MINIMAL, ENVIRONMENT, NETWORK, LOSS, ANY_LEARNER, BARE_ACTOR,
+    TRAINED,
 }  # fmt: skip
 
 
@@ -104,6 +106,12 @@ def test_a_run_prints_what_the_readme_shows_and_its_weights_play(programs: Progr
     evaluation = programs.launch(arguments)
     assert evaluation.wait(300.0) == 0, programs.text(evaluation)
     assert "over 100 episodes" in programs.text(evaluation)
+    arguments, _ = command(TRAINED, **{"runs/CartPole-v1-seed0-...": str(run_dir)})
+    played = programs.launch(arguments)
+    assert played.wait(300.0) == 0, programs.text(played)
+    returns = [float(each) for each in re.findall(r"^episode \d: return (\d+)$", programs.text(played), re.MULTILINE)]
+    assert len(returns) == 3
+    assert min(returns) > 300.0
 
 
 @pytest.mark.system
