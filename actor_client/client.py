@@ -5,6 +5,7 @@
 
 import logging
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -72,8 +73,8 @@ _SUBMIT_SECONDS = 120.0
 
 _RETRY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
 _COMPLAIN_EVERY_SECONDS = 10.0
-# In what gRPC says where it has no address for a name.
-_UNRESOLVED = "DNS resolution failed"
+# In what gRPC says where it has no address for a name; its resolvers word it differently.
+_UNRESOLVED = re.compile("resolution failed|errors resolving|lookup failed")
 # A learner that another one named may never come back; the one that this actor was started with knows the others that do.
 _ASTRAY_SECONDS = 30.0
 
@@ -566,7 +567,7 @@ class LearnerClient:
             raise Refused(f"{name}: {self.address}: {obstacle.reason}") from error
         reason = f"{error.code().name}: {error.details()}" if obstacle is None else obstacle.reason
         log.warning("no answer from %s for %.0f s: %s", self.address, waited, reason)
-        if obstacle is None and _UNRESOLVED in (error.details() or ""):
+        if obstacle is None and _UNRESOLVED.search(error.details() or ""):
             # The name resolves by now, and gRPC, which asks ever more seldom, up to every two minutes, has not noticed.
             self._connect()
 

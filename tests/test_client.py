@@ -170,7 +170,7 @@ def test_a_proxy_that_the_environment_names_is_not_asked(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("joined", [False, True])
 def test_a_learner_that_stays_away_is_given_up_where_that_was_asked_for(joined: bool) -> None:
-    with running_service() as service:
+    with running_service(max_in_flight=1) as service:
         client = LearnerClient(service.address, actor_id="actor", incarnation=1, give_up_seconds=0.05)
         if joined:
             client.start(client.join(0))  # type: ignore[arg-type]
@@ -189,7 +189,7 @@ class Unresolved(grpc.RpcError):
         return grpc.StatusCode.UNAVAILABLE
 
     def details(self) -> str:
-        return "DNS resolution failed for learner:50051: Domain name not found"
+        return "errors resolving learner:50051: [field:hostname lookup error:address lookup failed for learner:50051: not found]"
 
 
 class NamelessStub:
