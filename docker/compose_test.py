@@ -28,8 +28,7 @@ class Project:
             "COMPOSE_PROJECT_NAME": "impala-compose-test",
             "IMPALA_RUNS": str(runs),
             "IMPALA_RUN": run,
-            "IMPALA_TOTAL_STEPS": "10000000",
-            "IMPALA_FLAGS": flags,
+            "IMPALA_FLAGS": f"--total-steps 10000000 {flags}",
         }
 
     def compose(self, *arguments: str) -> str:
