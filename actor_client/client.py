@@ -1,33 +1,28 @@
 """The wire seen from an actor: join, fetch weights and submit unrolls, in turn or in the background with several under way at once.
 
-`grpc.RpcError` never leaves this module. Calls that can succeed later are tried again, with backoff, until `close`.
+What goes through the wire is made and read here; how a call gets through is `actor_client.connection`'s.
 """
 
 import logging
 import queue
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
-import grpc
 import numpy as np
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from torch import Tensor
 
-from actor_client.backoff import Backoff
 from actor_client.call_times import CallTimes
+from actor_client.connection import Closed, Connection
 from actor_client.figures import ActorFigures
 from actor_client.recording import Draft, Recording
-from actor_client.tls import TLS, find_obstacle
+from actor_client.tls import TLS
 from actor_client.window import Window
-from impala.errors import Refused, Unreachable
 from impala.unroll import ActorTimes, Episode, Unroll
 from impala.wire import (
-    MAX_MESSAGE_BYTES,
     PROTOCOL_VERSION,
     Assignment,
     Compressor,
@@ -39,56 +34,11 @@ from impala.wire import (
     encode_unroll,
 )
 from protos import impala_pb2 as pb
-from protos import impala_pb2_grpc as pb_grpc
 
 log = logging.getLogger(__name__)
 
-_OPTIONS = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    # A learner that is gone without a word is noticed within 20 s.
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    # While gRPC waits for an answer to a ping of its own that measures the bandwidth, it sends none to see who is there; it waits a
-    # minute unless told otherwise.
-    ("grpc.http2.ping_timeout_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-    # A learner that restarted is found again within seconds; gRPC's own ceiling is two minutes.
-    ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 1_000),
-    ("grpc.max_reconnect_backoff_ms", 3_000),
-    # Where its name has got another address, which is half a minute by gRPC's own rule.
-    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
-    # Straight to the learner, as `find_obstacle` goes: a proxy for browsers, which the environment names, seldom knows the way.
-    ("grpc.enable_http_proxy", 0),
-)
-
-_JOIN_SECONDS = 15.0
-# Long, for a try that ends before all weights are there begins anew, and many actors may share the learner's link. A learner that
-# is gone is noticed by keepalive.
-_FETCH_SECONDS = 120.0
-# Long, for it includes the wait for a place in a full queue.
-_SUBMIT_SECONDS = 120.0
-
-_RETRY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
-_COMPLAIN_EVERY_SECONDS = 10.0
-# In what gRPC says where it has no address for a name; its resolvers word it differently.
-_UNRESOLVED = re.compile("resolution failed|errors resolving|lookup failed")
-# A learner that another one named may never come back; the one that this actor was started with knows the others that do.
-_ASTRAY_SECONDS = 30.0
-
 # Round trips are measured a few times at once, and then now and then: a route may change.
 _FIRST_MEASUREMENTS, _FIRST_PAUSE_SECONDS, _PAUSE_SECONDS = 5, 0.2, 30.0
-_MEASURE_SECONDS = 5.0
-
-
-class Closed(Exception):
-    """`close` was called while a call was under way; whoever called it knows."""
-
-
-class Astray(Exception):
-    """The learner that another one named does not answer."""
 
 
 @dataclass(frozen=True)
@@ -154,27 +104,23 @@ class LearnerClient:
         self.waited_seconds = 0.0
         self.call_times = CallTimes()
         self.recording = Recording()
-        self._tls = tls
-        self._tell_reached = reached
         self._figures = figures or ActorFigures()
-        self._reached = False
-        self._reaching = threading.Lock()
+        self._connection = Connection(
+            address,
+            token=token,
+            tls=tls,
+            reached=reached,
+            sent_here=sent_here,
+            give_up_seconds=give_up_seconds,
+            figures=self._figures,
+        )
         self._actor_id = actor_id
         self._incarnation = incarnation
         self._host = host
         self._environments = 0
-        self._sent_here = sent_here
         # The first Join of an actor that was sent here is answered here; later it may be sent on.
         self._stays, self._stays_for_good = stays or sent_here, stays
-        self._give_up_seconds = give_up_seconds
-        self._heard_at = time.monotonic()
         self._redirect: Redirect | None = None
-        self._metadata = (("authorization", f"Bearer {token}"),) if token is not None else ()
-        # Read once: a connection that is made anew must not fail for a file.
-        self._credentials = None if tls is None else tls.credentials()
-        self._closed = threading.Event()
-        self._connecting = threading.Lock()
-        self._connect()
         self._run_over = threading.Event()
         self._reassigned = threading.Event()
         self._failure: Exception | None = None
@@ -215,7 +161,7 @@ class LearnerClient:
             stay=stay,
             encodings=[pb.ENCODING_ZSTD],
         )
-        response = self._call("Join", lambda: self._stub.Join(request, timeout=_JOIN_SECONDS, metadata=self._metadata))
+        response = self._connection.call("Join", lambda: self._connection.join(request))
         if response.redirect and not stay:
             self._redirect = Redirect(response.redirect)
             return self._redirect
@@ -227,6 +173,7 @@ class LearnerClient:
     def start(self, assignment: Assignment) -> None:
         """Starts fetching weights and sending unrolls for an assignment."""
         self._assignment = assignment
+        self._connection.accepted = True
         self._compressor = Compressor() if assignment.compresses else None
         self._window = Window(assignment.max_in_flight, most_on_the_way=assignment.max_on_the_way)
         if not self._window.waits_for_answers:
@@ -349,23 +296,12 @@ class LearnerClient:
 
     def close(self) -> None:
         """Cancels what is under way and ends the threads. Safe to call twice, and from a signal handler's thread."""
-        self._closed.set()
-        with self._connecting:
-            self._channel.close()
+        self._connection.close()
         for _ in self._threads:
             self._requests.put(None)
         self._wake()
         for thread in list(self._threads):
             thread.join()
-
-    def _connect(self) -> None:
-        """Takes up a connection, in place of an earlier one, on which calls that are under way go on."""
-        with self._connecting:
-            # A stub that is made of a channel that was closed ends the process (grpc/grpc pull request 43455).
-            if not self._closed.is_set():
-                self._channel = _channel(self.address, self._credentials)
-                self._stub = pb_grpc.LearnerStub(self._channel)
-                self._health: Any = health_pb2_grpc.HealthStub(self._channel)
 
     # --- the threads
 
@@ -417,9 +353,9 @@ class LearnerClient:
         def attempt() -> Any:
             nonlocal began
             began, sent = time.monotonic(), self.recording.clock()
-            return self._noted(self._stub.GetParameters(request, timeout=_FETCH_SECONDS, metadata=self._metadata), sent)
+            return self._noted(self._connection.get_parameters(request), sent)
 
-        response = self._call("GetParameters", attempt, rejoin=True)
+        response = self._call("GetParameters", attempt)
         if response is None or response.not_modified:
             return
         self.call_times.add_fetch(time.monotonic() - began)
@@ -435,20 +371,14 @@ class LearnerClient:
             self._window.leave()
 
     def _measure_forever(self) -> None:
-        """Keeps the window informed of the round trip, by the one call that any learner answers at once and to everyone."""
-        request = health_pb2.HealthCheckRequest()
+        """Keeps the window informed of the round trip."""
         measurements = 0
         while not self._must_stop():
-            began = time.monotonic()
-            try:
-                self._attempt(lambda: self._health.Check(request, timeout=_MEASURE_SECONDS))
-            except grpc.RpcError as error:
-                log.debug("round trip not measured: %s", error.code())
-            else:
-                self._heard_at = time.monotonic()
-                self._window.note_round_trip(self._heard_at - began)
+            seconds = self._connection.round_trip()
+            if seconds is not None:
+                self._window.note_round_trip(seconds)
             measurements += 1
-            self._closed.wait(_FIRST_PAUSE_SECONDS if measurements < _FIRST_MEASUREMENTS else _PAUSE_SECONDS)
+            self._connection.pause(_FIRST_PAUSE_SECONDS if measurements < _FIRST_MEASUREMENTS else _PAUSE_SECONDS)
 
     def _submit_one(self, request: pb.SubmitTrajectoryRequest, first_step_at: float) -> None:
         began = 0.0
@@ -459,9 +389,9 @@ class LearnerClient:
             request.age_seconds = began - first_step_at
             if request.HasField("trace"):
                 request.trace.sent = sent
-            return self._noted(self._stub.SubmitTrajectory(request, timeout=_SUBMIT_SECONDS, metadata=self._metadata), sent)
+            return self._noted(self._connection.submit_trajectory(request), sent)
 
-        response = self._call("SubmitTrajectory", attempt, rejoin=True)
+        response = self._call("SubmitTrajectory", attempt)
         if response is None:
             return
         self.call_times.add_submission(time.monotonic() - began, response.waited_seconds)
@@ -496,83 +426,20 @@ class LearnerClient:
         if isinstance(answer, Redirect):
             log.info("sent on to %s", answer.address)
 
-    # --- calls
+    def _call(self, name: str, attempt: Callable[[], Any]) -> Any:
+        """Returns the answer of a call, tried again until it has one, and after another Join where the learner asks for that.
 
-    def _call(self, name: str, attempt: Callable[[], Any], *, rejoin: bool = False) -> Any:
-        """Returns the answer of a call, tried again until it has one.
-
-        With `rejoin`, an answer of FAILED_PRECONDITION leads to a new Join first; None is returned when the learner has something
-        else to run.
+        Returns:
+            None where the learner has something else to run.
         """
-        backoff, complain_at, silent_since, joined_again = Backoff(), 0.0, time.monotonic(), False
-        while True:
-            joins, began = self._joins, time.monotonic()
-            try:
-                answer = self._attempt(attempt)
-                self._note_reached(reached=True)
-                self._heard_at = time.monotonic()
-                self._figures.note_call(name, self._heard_at - began)
-                return answer
-            except grpc.RpcError as error:
-                if self._closed.is_set():
-                    raise Closed from error
-                status = error.code()
-                self._figures.note_call(name, time.monotonic() - began, status.name)
-                if rejoin and status == grpc.StatusCode.FAILED_PRECONDITION:
-                    log.info("joining again: %s", error.details())
-                    if not self._rejoin(joins):
-                        return None
-                    if not joined_again:  # it is back: how long that took is no reason to wait as long once more
-                        backoff.reset()
-                    joined_again = True
-                elif status not in _RETRY:
-                    self._refuse(name, error)
-                else:
-                    self._note_reached(reached=False)
-                    # Not where a place in line took too long: calls that wait there say nothing of a learner that is well.
-                    silent = time.monotonic() - self._heard_at if status == grpc.StatusCode.UNAVAILABLE else 0.0
-                    said = f"no answer from {self.address}: {status.name}: {error.details()}"
-                    if self._sent_here and silent > _ASTRAY_SECONDS:
-                        raise Astray(said) from error
-                    if 0.0 < self._give_up_seconds < silent:
-                        raise Unreachable(f"{said}; given up after {silent:.0f} s") from error
-                    if time.monotonic() >= complain_at:
-                        self._complain(name, error, time.monotonic() - silent_since)
-                        complain_at = time.monotonic() + _COMPLAIN_EVERY_SECONDS
-            if self._closed.wait(backoff.next_delay()):
-                raise Closed
+        joins = 0
 
-    def _attempt(self, attempt: Callable[[], Any]) -> Any:
-        if self._closed.is_set():
-            raise Closed
-        try:
+        def noting_joins() -> Any:
+            nonlocal joins
+            joins = self._joins
             return attempt()
-        except ValueError as error:  # what a channel that was closed meanwhile raises
-            if self._closed.is_set():
-                raise Closed from error
-            raise
 
-    def _note_reached(self, *, reached: bool) -> None:
-        # What was told last must be what was found last, whichever threads found it.
-        with self._reaching:
-            if reached != self._reached:
-                self._reached = reached
-                self._tell_reached(reached)
-
-    def _complain(self, name: str, error: grpc.RpcError, waited: float) -> None:
-        """Says why there is no answer; raises Refused where waiting for one is in vain."""
-        obstacle = find_obstacle(self.address, self._tls)
-        # A learner that was reached before will be again, once whoever changed something there has seen it.
-        if obstacle is not None and obstacle.hopeless and self._assignment is None:
-            raise Refused(f"{name}: {self.address}: {obstacle.reason}") from error
-        reason = f"{error.code().name}: {error.details()}" if obstacle is None else obstacle.reason
-        log.warning("no answer from %s for %.0f s: %s", self.address, waited, reason)
-        if obstacle is None and _UNRESOLVED.search(error.details() or ""):
-            # The name resolves by now, and gRPC, which asks ever more seldom, up to every two minutes, has not noticed.
-            self._connect()
-
-    def _refuse(self, name: str, error: grpc.RpcError) -> NoReturn:
-        raise Refused(f"{name} refused by {self.address}: {error.code().name}: {error.details()}") from error
+        return self._connection.call(name, noting_joins, mend=lambda: self._rejoin(joins))
 
     def _rejoin(self, joins: int) -> bool:
         """Joins again, one thread at a time; returns whether the assignment is still the same.
@@ -602,7 +469,7 @@ class LearnerClient:
         return not self._window.waits_for_answers or self._parameters.version >= self._newest_version
 
     def _must_stop(self) -> bool:
-        return self._closed.is_set() or self._run_over.is_set() or self._reassigned.is_set() or self._failure is not None
+        return self._connection.closed or self._run_over.is_set() or self._reassigned.is_set() or self._failure is not None
 
     def _leaves(self) -> bool:
         return self._must_stop() or self._redirect is not None
@@ -610,9 +477,3 @@ class LearnerClient:
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
-
-
-def _channel(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.Channel:
-    if credentials is None:
-        return grpc.insecure_channel(address, options=_OPTIONS)
-    return grpc.secure_channel(address, credentials, options=_OPTIONS)

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from actor_client.actor import Actor
-from actor_client.client import Astray, Closed, LearnerClient, Redirect
+from actor_client.client import LearnerClient, Redirect
 from actor_client.config import ActorConfig
+from actor_client.connection import Astray, Closed
 from actor_client.figures import ActorFigures
 from actor_client.health import health_port
 from impala.environments import Hosting, VectorEnvironment

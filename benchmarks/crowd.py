@@ -17,8 +17,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from actor_client import client as client_module
-from actor_client.client import Closed, LearnerClient, Redirect
+from actor_client import connection
+from actor_client.client import LearnerClient, Redirect
+from actor_client.connection import Closed
 from benchmarks.scale import synthetic_unroll
 
 _START_SECONDS = 5.0
@@ -73,7 +74,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.ERROR)
     # A connection each: channels to one address would share one. All else is the client's own.
-    client_module._OPTIONS = (*client_module._OPTIONS, ("grpc.use_local_subchannel_pool", 1))  # type: ignore[misc]
+    connection._OPTIONS = (*connection._OPTIONS, ("grpc.use_local_subchannel_pool", 1))  # type: ignore[misc]
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     threading.stack_size(512 * 1024)
     clients = []

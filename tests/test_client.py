@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from actor_client.backoff import Backoff
-from actor_client.client import Closed, LearnerClient
+from actor_client.client import LearnerClient
+from actor_client.connection import Closed
 from impala.config import NetworkConfig
 from impala.errors import Refused, Unreachable
 from impala.specs import UnrollSpec
@@ -201,7 +202,7 @@ class NamelessStub:
 
 def test_a_name_that_resolves_again_is_asked_for_at_once() -> None:
     with running_service() as service, new_client(service.address) as client:
-        client._stub = NamelessStub()  # type: ignore[assignment]
+        client._connection._stub = NamelessStub()  # type: ignore[assignment]
         with in_thread(lambda: client.join(0)) as outcome:
             wait_until(lambda: len(outcome) > 0)
     assert isinstance(outcome[0], Assignment)

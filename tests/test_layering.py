@@ -8,7 +8,12 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {"actor_client", "impala", "learner_server", "protos", "run_directory"}
 
 # The only modules that know the messages. `protos` itself is generated.
-IMPORTERS_OF_PROTOS = {"learner_server/servicer.py", "learner_server/server.py", "actor_client/client.py"}
+IMPORTERS_OF_PROTOS = {
+    "learner_server/servicer.py",
+    "learner_server/server.py",
+    "actor_client/client.py",
+    "actor_client/connection.py",
+}
 
 
 def imports_of(path: Path) -> set[str]:

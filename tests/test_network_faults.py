@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-import actor_client.client
+import actor_client.connection
 import learner_server.server
 from actor_client.backoff import Backoff
 from actor_client.client import LearnerClient
@@ -38,15 +38,15 @@ def notices_soon(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     waits = ("grpc.keepalive_time_ms", "grpc.keepalive_timeout_ms", "grpc.http2.ping_timeout_ms")
     soon = {**dict.fromkeys(waits, 500), "grpc.http2.min_ping_interval_without_data_ms": 50}
     probe = ("grpc.http2.bdp_probe", int(request.param == "measuring bandwidth"))
-    for module in (actor_client.client, learner_server.server):
+    for module in (actor_client.connection, learner_server.server):
         options = tuple((name, soon.get(name, value)) for name, value in module._OPTIONS)
         monkeypatch.setattr(module, "_OPTIONS", (*options, probe))
 
 
 @pytest.fixture
 def never_noticed_by_the_actor(monkeypatch: pytest.MonkeyPatch, notices_soon: None) -> None:
-    options, never = dict(actor_client.client._OPTIONS), {"grpc.keepalive_time_ms": 10**9, "grpc.http2.ping_timeout_ms": 10**9}
-    monkeypatch.setattr(actor_client.client, "_OPTIONS", tuple({**options, **never}.items()))
+    options, never = dict(actor_client.connection._OPTIONS), {"grpc.keepalive_time_ms": 10**9, "grpc.http2.ping_timeout_ms": 10**9}
+    monkeypatch.setattr(actor_client.connection, "_OPTIONS", tuple({**options, **never}.items()))
 
 
 def take(service: Service) -> Any:
@@ -256,7 +256,7 @@ def test_a_learner_that_is_back_is_not_made_to_wait_for_as_long_as_it_was_away(m
             super().reset()
 
     with client_of_a_learner_that_is_gone(at_once=1) as (client, port):
-        monkeypatch.setattr(actor_client.client, "Backoff", Watched)
+        monkeypatch.setattr(actor_client.connection, "Backoff", Watched)
         with in_thread(lambda: submit(client)) as outcome:
             wait_until(lambda: len(made) > 0 and made[0]._attempts >= 3)
             with running_service(port=port, max_in_flight=1):

@@ -6,9 +6,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from actor_client import client as client_module
-from actor_client.client import Astray, LearnerClient, Redirect
+from actor_client import connection
+from actor_client.client import LearnerClient, Redirect
 from actor_client.config import ActorConfig
+from actor_client.connection import Astray
 from actor_client.run import ActorProcess
 from impala.errors import ConfigError, Refused
 from impala.wire import Assignment
@@ -115,7 +116,7 @@ def test_what_is_under_way_when_a_learner_restarts_is_its_own() -> None:
 
 
 def test_an_actor_goes_back_when_nobody_answers_where_it_was_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "_ASTRAY_SECONDS", 0.0)
+    monkeypatch.setattr(connection, "_ASTRAY_SECONDS", 0.0)
     client = LearnerClient(f"127.0.0.1:{free_port()}", actor_id="actor", incarnation=1, sent_here=True)
     with pytest.raises(Astray, match=r"no answer from 127\.0\.0\.1"):
         client.join(0)
@@ -123,7 +124,7 @@ def test_an_actor_goes_back_when_nobody_answers_where_it_was_sent(monkeypatch: p
 
 
 def test_an_actor_that_was_not_sent_waits(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(client_module, "_ASTRAY_SECONDS", 0.0)
+    monkeypatch.setattr(connection, "_ASTRAY_SECONDS", 0.0)
     with new_client(f"127.0.0.1:{free_port()}") as client:
         thread = threading.Thread(target=_expecting(Exception, lambda: client.join(0)), daemon=True)
         thread.start()
@@ -165,7 +166,7 @@ def test_an_actor_process_acts_where_it_is_sent() -> None:
 
 def test_an_actor_process_that_finds_nobody_where_it_was_sent_comes_back_and_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Though the learner would send it there again, and again: a port that no firewall lets through."""
-    monkeypatch.setattr(client_module, "_ASTRAY_SECONDS", 0.0)
+    monkeypatch.setattr(connection, "_ASTRAY_SECONDS", 0.0)
     with running_service(balance=sends_to(free_port()), capacity=10**9) as here, actor_process(here.address):
         wait_until(lambda: steps_recorded(here) > 0)
 
