@@ -57,7 +57,7 @@ class Parameters:
 
 
 class LearnerClient:
-    """One actor's connection to its learner.
+    """What one actor does at a learner: it joins, fetches weights and submits unrolls.
 
     Where one unroll at a time is under way, `submit` returns with its answer, and `next_parameters` with the newest weights: the
     calls are made by whoever asks, for every thread that takes part costs a wake-up, and those add up to milliseconds. Else threads
