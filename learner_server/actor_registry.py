@@ -15,9 +15,10 @@ _MAX_ABOVE = 1024
 
 # An actor that has not called for this long is not counted as taking part, unless it usually takes long between calls, for an
 # unroll of a slow environment may take minutes: then after several times the longest pause that it made lately, of which each call
-# since takes something off.
+# since takes something off. Never more than ten minutes: one that came back after hours and is gone again is not waited for for hours.
 ACTOR_SILENCE_SECONDS = 10.0
 _SILENT_PAUSES = 4.0
+_LONGEST_SILENCE_SECONDS = 600.0
 _FADING = 0.8
 
 _FORGET_SECONDS = 86_400.0
@@ -90,7 +91,7 @@ class Actor:
 
     def silent_after(self, seconds: float) -> float:
         """Returns for how long it has to be silent to be missed: `seconds`, or longer where it usually is."""
-        return max(seconds, _SILENT_PAUSES * self.pause)
+        return max(seconds, min(_LONGEST_SILENCE_SECONDS, _SILENT_PAUSES * self.pause))
 
 
 class ActorRegistry:

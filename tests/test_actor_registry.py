@@ -207,6 +207,14 @@ def test_an_actor_whose_unrolls_take_long_is_missed_only_after_several_of_them(m
     assert (registry.taking_part(), registry.by_task(), registry.tasks_within(30.0)) == (0, [0], set())
 
 
+def test_no_actor_is_waited_for_for_hours(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, registry = Clock(monkeypatch), ActorRegistry()
+    registry.join("a", 1, "host", 2)
+    clock.now += 36_000.0
+    registry.find("a", 1)
+    assert registry.snapshot()[0].silent_after(10.0) == 600.0
+
+
 def test_one_long_silence_is_soon_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, registry = Clock(monkeypatch), ActorRegistry()
     registry.join("a", 1, "host", 2)
