@@ -15,7 +15,7 @@ _MAX_ABOVE = 1024
 
 # An actor that has not called for this long is not counted as taking part, unless it usually takes long between calls, for an
 # unroll of a slow environment may take minutes: then after several times the longest pause that it made lately, of which each call
-# since takes something off. Never more than ten minutes: one that came back after hours and is gone again is not waited for as long.
+# since takes something off. Never more than ten minutes: one that came back after hours and is gone again holds nobody up.
 ACTOR_SILENCE_SECONDS = 10.0
 _SILENT_PAUSES = 4.0
 _LONGEST_SILENCE_SECONDS = 600.0

@@ -60,6 +60,12 @@ def test_a_learner_cannot_have_an_actor_import_what_its_machine_does_not_allow(w
         run._build(make_assignment(**FOREIGN[what]), ActorConfig(learner="127.0.0.1:1").hosting())
 
 
+@pytest.mark.parametrize("seconds", [-1.0, float("nan")])
+def test_a_learner_is_given_up_after_a_time_that_there_is(seconds: float) -> None:
+    with pytest.raises(ConfigError, match=f"^give_up_seconds: expected 0 or more, came {seconds}$"):
+        ActorConfig(learner="127.0.0.1:1", give_up_seconds=seconds)
+
+
 def test_environments_are_made_as_this_machine_says() -> None:
     wrapped = EnvironmentConfig(environment_id="CartPole-v1", wrappers=(("ClipReward", {}),))
     with pytest.raises(ConfigError, match=r"vectorization: .* cannot take a native form"):
