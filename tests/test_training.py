@@ -37,10 +37,12 @@ STEPS = 5  # of one column
 class NotingLearner(Learner):
     """A learner that notes what it was given."""
 
-    def __init__(self, transfer: Transfer | None, group: Group | None) -> None:
+    def __init__(self, transfer: Transfer | None, group: Group | None, version: int = 1) -> None:
         torch.manual_seed(0)
         network = build_network(AGENT.network, SPEC.environment)
-        super().__init__(network, LossConfig(), OptimiserConfig(), total_steps=1000, transfer=transfer, group=group)
+        super().__init__(
+            network, LossConfig(), OptimiserConfig(), total_steps=1000, transfer=transfer, group=group, version=version
+        )
         self.batches: list[list[int]] = []
         self.env_steps: list[int] = []
 
@@ -111,7 +113,7 @@ def train(
             asyncio.run(queue.put(replace(unroll, rewards=rewards), task))
     path.mkdir(exist_ok=True)
     keeps = group is None or group.place.rank == 0
-    directory, learner = RunDirectory(path) if keeps else None, NotingLearner(transfer, group)
+    directory, learner = RunDirectory(path) if keeps else None, NotingLearner(transfer, group, (start or StartingPoint()).version)
     writer = MetricsWriter(directory.metrics, directory.tensorboard) if directory is not None else None
 
     def look_after_actors() -> None:
