@@ -15,6 +15,7 @@ import grpc
 
 from actor_client import __main__ as program
 from actor_client import client, run
+from protos import impala_pb2_grpc as pb_grpc
 
 # Sequences whose steps are remembered; far more than are under way at once.
 _KEPT = 1000
@@ -42,7 +43,8 @@ class WitnessedClient(client.LearnerClient):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._steps: dict[int, int] = {}
-        self._stub = client.pb_grpc.LearnerStub(grpc.intercept_channel(self._channel, _Witness(self.book, self._steps)))
+        channel = grpc.intercept_channel(self._connection._channel, _Witness(self.book, self._steps))
+        self._connection._stub = pb_grpc.LearnerStub(channel)
 
     def submit(self, unroll: Any, *args: Any) -> bool:
         self._steps[self._sequence + 1] = unroll.env_steps

@@ -115,7 +115,7 @@ def _last_of(path: Path) -> dict[str, Any] | None:
         return None
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
-        for text in reversed(file.read().splitlines()):
+        for text in reversed(file.read().split(b"\n")):
             line = _parse(text)
             if line is not None:
                 return line
