@@ -179,8 +179,8 @@ def _step_together(group: Group) -> None:
             report = together.step(_half(batch, group.place.rank), 20 * number)
             theirs = _as_one_vector(_gradients(alone))
             assert not report.skipped
-            # Of the length of the whole: a convolution's gradient sums over places, in another order with another batch. The largest
-            # is 4.3e-7 to 1.6e-6, by processor.
+            # Of the length of the whole: a convolution's gradient sums over places, in another order with another batch. By
+            # processor, the largest is 4.3e-7 to 1.6e-6.
             difference = _as_one_vector(_gradients(together)) - theirs
             assert float(difference.norm()) <= 1e-5 * float(theirs.norm()), (case, number)
             for name, statistic in _statistics(together.network).items():
