@@ -72,6 +72,9 @@ class Values(nn.Module):
     def value_scale(self, observations: Mapping[str, Tensor]) -> None:
         return None
 
+    def keep_within_bounds(self) -> None:
+        """There are none."""
+
     def update_statistics(self, *arguments: Any) -> None:
         return None
 
