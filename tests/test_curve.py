@@ -68,8 +68,8 @@ def test_a_new_picture_replaces_the_old_one(tmp_path: Path) -> None:
 
 
 def test_of_a_run_of_weeks_some_points_are_drawn_the_last_among_them(tmp_path: Path, drawn: list[Axes]) -> None:
-    lines = [{"env_steps": step, "seconds": 0.5 * step, "mean_return_100": float(step)} for step in range(9001)]
+    lines = [{"env_steps": step, "seconds": 0.5 * step, "mean_return_100": float(step)} for step in range(9002)]
     draw_curve(write_lines(tmp_path / "metrics.jsonl", lines), tmp_path / "curve.png", title="", target=None)
     steps = list(drawn[0].get_lines()[0].get_xdata())
     assert 2000 < len(steps) <= 4001
-    assert (steps[0], steps[-1]) == (0, 9000)
+    assert (steps[0], steps[-1]) == (0, 9001)

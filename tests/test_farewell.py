@@ -53,10 +53,3 @@ def test_it_goes_when_all_have_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     registry = calling_every(20.0, clock)
     registry.say_farewell(registry.find("a", 1))
     assert farewell_seconds(clock, registry) == 0.0
-
-
-def test_it_waits_for_nobody_where_nobody_takes_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock(monkeypatch)
-    registry = calling_every(1.0, clock)
-    clock.now += 60.0
-    assert farewell_seconds(clock, registry) == 0.0
