@@ -166,7 +166,7 @@ def test_a_batch_that_was_fetched_when_the_run_ended_is_dropped(tmp_path: Path) 
 
 
 def test_a_batch_that_was_fetched_when_the_run_was_stopped_is_trained_on(tmp_path: Path) -> None:
-    run = train(tmp_path, {0: 11}, transfer=LateDevice(), stop_after_lines=1, drain=True)
+    run = train(tmp_path, {0: 11}, transfer=LateDevice(), stop_after_lines=0, drain=True)
     assert (run.queue.account().trained, run.queue.account().waiting) == (11 * STEPS, 0)
     assert run.learner.columns() == [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11]]
 
