@@ -19,16 +19,14 @@ from run_directory.layout import RunDirectory
 
 
 def play(environment: VectorEnvironment, act: Act, episodes: int, seed: int) -> list[float]:
-    """Returns the true returns of so many episodes, played one after the other in the first of the environments."""
+    """Returns the true returns of so many episodes, one after the other in a single environment; `evaluate.play` made plain."""
     returns = list[float]()
     observations, is_first = environment.reset(seed), np.ones(environment.environments, dtype=np.bool_)
     while len(returns) < episodes:
         # By name, [E, ...], and whether an episode begins, [E], which is when the agent's memory is cleared; to actions, [E, ...].
         transition = environment.step(act(observations, is_first))
         observations, is_first = transition.observations, transition.is_first
-        returns += [
-            episode.episode_return for index, episode in zip(transition.ended, transition.episodes, strict=True) if index == 0
-        ]
+        returns += [episode.episode_return for episode in transition.episodes]
     return returns
 
 

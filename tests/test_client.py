@@ -1,5 +1,6 @@
 """The actor's client against a real server: joining, weights in the background, unrolls under way, and learners that come back."""
 
+import gc
 import subprocess
 import sys
 import threading
@@ -206,6 +207,19 @@ def test_a_name_that_resolves_again_is_asked_for_at_once() -> None:
         with in_thread(lambda: client.join(0)) as outcome:
             wait_until(lambda: len(outcome) > 0)
     assert isinstance(outcome[0], Assignment)
+
+
+def test_a_call_that_is_under_way_goes_on_when_the_connection_is_made_anew() -> None:
+    with running_service(capacity=1, max_in_flight=1) as service, new_client(service.address) as client:
+        client.start(client.join(0))  # type: ignore[arg-type]
+        with in_thread(lambda: [submit(client), submit(client)]) as outcome:
+            wait_until(lambda: service.queue.account().received > STEPS or len(outcome) > 0)
+            joins = client._joins
+            client._connection._connect()
+            gc.collect()
+            with service.trainer():
+                wait_until(lambda: len(outcome) > 0)
+    assert (outcome, client._joins) == ([[True, True]], joins)
 
 
 def refuse_join(service: Service, client: LearnerClient, _: pytest.MonkeyPatch) -> None:
