@@ -27,7 +27,7 @@ class LearnerHistograms:
         rpc: seconds from a call's message to its answer, by method; what was refused included.
         line_wait: seconds that unrolls waited for a place in the queue.
         messages: bytes of each message that came.
-        policy_lag: versions between the weights that acted and those that learnt, a trajectory each, replayed ones included.
+        policy_lag: versions between the weights that acted and those that learnt, a trajectory each; replayed ones are not counted.
         ratio: pi/mu of the steps of one batch for each log interval, at most e^10.
         stages: seconds, by stage: waiting for a batch; one learner step; publishing its weights; writing a checkpoint.
     """
@@ -49,9 +49,13 @@ class LearnerHistograms:
             self.stages["wait"].add(self._waited)
             self._waited = 0.0
 
-    def add_step(self, report: StepReport) -> None:
-        """Counts the lags of one learner step and, where it is the first of a log interval, its ratios."""
-        self.policy_lag.add_many(report.policy_lags)
+    def add_step(self, report: StepReport, *, fresh: int | None = None) -> None:
+        """Counts the lags of one learner step and, where it is the first of a log interval, its ratios.
+
+        Args:
+            fresh: how many of the batch's trajectories, its first, were not replayed; None: none was.
+        """
+        self.policy_lag.add_many(report.policy_lags[:fresh])
         if self._wants_ratios:
             self._wants_ratios = False
             self.ratio.add_many(ratios(report.loss))

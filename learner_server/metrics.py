@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 # All but what is there for each row of the batch.
 _LOSS_FIELDS = tuple(field.name for field in fields(ImpalaLoss) if field.name not in {"vs", "valid", "log_ratios"})
-_MEANS = (*_LOSS_FIELDS, "grad_norm", "policy_lag_mean")
+_MEANS = (*_LOSS_FIELDS, "grad_norm", "policy_lag_mean", "replayed_lag_mean")
 
 # steps_per_second is over this window, so that one slow interval does not read as a slow run.
 _RATE_WINDOW_SECONDS = 3.0
@@ -48,15 +48,18 @@ class IntervalStatistics:
         self._losses: list[torch.Tensor] = []
         self._grad_norms: list[float] = []
         self._lags: list[np.ndarray] = []
+        self._replayed_lags: list[np.ndarray] = []
         self._learning_rate: float | None = None
         self._wait_seconds = 0.0
         self._started = time.monotonic()
 
-    def add_step(self, report: StepReport) -> None:
-        """Adds one learner step."""
+    def add_step(self, report: StepReport, *, fresh: int | None = None) -> None:
+        """Adds one learner step, on a batch whose trajectories but the first `fresh` were replayed; None: none was."""
         self._losses.append(torch.stack([getattr(report.loss, name).detach() for name in _LOSS_FIELDS]))
         self._grad_norms.append(report.grad_norm)
-        self._lags.append(report.policy_lags)
+        self._lags.append(report.policy_lags[:fresh])
+        if fresh is not None:
+            self._replayed_lags.append(report.policy_lags[fresh:])
         self._learning_rate = report.learning_rate
 
     def add_wait(self, seconds: float) -> None:
@@ -69,9 +72,12 @@ class IntervalStatistics:
         if self._losses:
             means = torch.stack(self._losses).nanmean(dim=0).tolist()
             figures.update(zip(_LOSS_FIELDS, means, strict=True))
-            lags = np.concatenate(self._lags)
+            lags, replayed = (np.concatenate(kept) if kept else np.empty(0) for kept in (self._lags, self._replayed_lags))
             figures.update(
-                grad_norm=float(np.mean(self._grad_norms)), policy_lag_mean=float(lags.mean()), policy_lag_max=int(lags.max())
+                grad_norm=float(np.mean(self._grad_norms)),
+                policy_lag_mean=float(lags.mean()),
+                policy_lag_max=int(lags.max()),
+                replayed_lag_mean=float(replayed.mean()) if len(replayed) else None,
             )
         elapsed = time.monotonic() - self._started
         figures["learning_rate"] = self._learning_rate

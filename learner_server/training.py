@@ -288,8 +288,8 @@ class Training:
         self._env_steps += env_steps
         if fresh is not None:
             self._queue.mark_trained()
-            self._interval.add_step(report)
-            self._histograms.add_step(report)
+            self._interval.add_step(report, fresh=fresh.environments)
+            self._histograms.add_step(report, fresh=fresh.environments)
         if report.skipped:
             self._skip(fresh)
         else:

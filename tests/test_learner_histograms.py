@@ -58,6 +58,15 @@ def test_training_counts_the_lags_that_it_trained_on(tmp_path: Path) -> None:
     assert histograms.ratio.count > 0
 
 
+def test_lags_of_what_is_replayed_are_not_counted(tmp_path: Path) -> None:
+    histograms = LearnerHistograms()
+    run = train(tmp_path, {0: 10}, replay_fraction=0.5, total_steps=10 * STEPS, histograms=histograms)
+    # Two at a time, of versions 1 to 10, by weights of versions 1 to 5; as many replayed, but for the first time.
+    assert (histograms.policy_lag.count, histograms.policy_lag.sum) == (10, 2 * 15 - 55)
+    replayed = [figures["replayed_lag_mean"] for figures in run.figures if figures["total"] is not None]
+    assert any(lag is not None for lag in replayed)
+
+
 def test_each_stage_of_training_is_timed(tmp_path: Path) -> None:
     histograms = LearnerHistograms()
     train(tmp_path, {0: 12}, spoilt=6, total_steps=12 * STEPS, histograms=histograms)

@@ -48,7 +48,17 @@ def test_policy_lag_is_over_trajectories_and_not_over_steps() -> None:
     interval.add_step(make_report(1.0, policy_lags=np.array([0, 0, 0])))
     interval.add_step(make_report(1.0, policy_lags=np.array([8])))
     figures = interval.take()
-    assert (figures["policy_lag_mean"], figures["policy_lag_max"]) == (2.0, 8)
+    assert (figures["policy_lag_mean"], figures["policy_lag_max"], figures["replayed_lag_mean"]) == (2.0, 8, None)
+
+
+def test_the_lag_of_replayed_trajectories_is_a_figure_of_its_own() -> None:
+    interval = IntervalStatistics()
+    # As long as nothing has come before, nothing is replayed.
+    interval.add_step(make_report(1.0, policy_lags=np.array([5])), fresh=1)
+    interval.add_step(make_report(1.0, policy_lags=np.array([1, 300])), fresh=1)
+    interval.add_step(make_report(1.0, policy_lags=np.array([0, 500])), fresh=1)
+    figures = interval.take()
+    assert (figures["policy_lag_mean"], figures["policy_lag_max"], figures["replayed_lag_mean"]) == (2.0, 5, 400.0)
 
 
 def test_the_learning_rate_is_the_last_one_used() -> None:

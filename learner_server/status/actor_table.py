@@ -7,9 +7,8 @@ from typing import Any
 
 from learner_server.actor_registry import Actor
 
-# An actor is silent when it has not called for this long, or for so many times as long as it usually takes between calls.
+# An actor is silent when it has not called for this long, or for longer where its calls are usually further apart.
 _SILENT_SECONDS = 5.0
-_SILENT_GAPS = 4.0
 # Over which steps a second are counted.
 _RATE_SECONDS = 10.0
 # An actor is slow that makes less than this share of what the median actor makes; a few are too few to compare.
@@ -25,10 +24,8 @@ _REMEMBERED_SECONDS = 3600.0
 class _Track:
     """What is remembered of one actor between two looks at it."""
 
-    last_seen: float
-    gap: float = 0.0
+    refused: int
     samples: list[tuple[float, int]] = field(default_factory=list)
-    refused: int = 0
     refused_at: float = float("-inf")
 
 
@@ -61,11 +58,7 @@ class ActorTable:
     def _track(self, now: float, actor: Actor) -> _Track:
         track = self._tracks.get(actor.actor_id)
         if track is None:
-            track = _Track(last_seen=actor.last_seen, refused=actor.refused)
-        if actor.last_seen > track.last_seen:
-            # What it usually takes, the newest counting for half: looks are further apart than calls of a fast actor.
-            track.gap = (track.gap + actor.last_seen - track.last_seen) / 2
-            track.last_seen = actor.last_seen
+            track = _Track(actor.refused)
         if actor.refused > track.refused:
             track.refused, track.refused_at = actor.refused, now
         track.samples.append((now, actor.env_steps))
@@ -95,7 +88,7 @@ class ActorTable:
     def _state(self, now: float, actor: Actor, track: _Track, lag: int) -> str:
         if actor.departed:
             return "left"
-        if not actor.waiting and now - actor.last_seen > max(_SILENT_SECONDS, _SILENT_GAPS * track.gap):
+        if not actor.waiting and now - actor.last_seen > actor.silent_after(_SILENT_SECONDS):
             return "silent"
         if now - track.refused_at <= _REFUSED_SECONDS:
             return "refused"
