@@ -144,7 +144,7 @@ def test_an_actor_on_another_machine_comes_with_token_and_certificate(
         shutil.copy(tmp_path / "certs" / name, tmp_path)
     arguments, _ = command(ACTOR, **there, **{"50051": port})
     actor = programs.launch(arguments)
-    programs.wait_until(lambda: last(tmp_path / "run")["parameter_version"] > 0, learner, actor)
+    programs.wait_until(lambda: last(tmp_path / "run")["env_steps"] > 0, learner, actor)
 
 
 @pytest.mark.system
