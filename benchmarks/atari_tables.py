@@ -20,6 +20,7 @@ from run_directory.bands import student_quantile
 
 _FOLDER = Path("results")
 _OURS = "IMPALA (this)"
+_QUARTER = 15  # minutes
 
 
 def evaluations(results: dict[str, dict[str, Any]]) -> Iterator[str]:
@@ -31,31 +32,35 @@ def evaluations(results: dict[str, dict[str, Any]]) -> Iterator[str]:
             for each in (*run["earlier"], run):
                 played = each["evaluation"][result["manner"]]
                 low, high = played["ci95"]
-                processor = run["machine"].split(", ")[1]
                 yield (
                     f"| {game(played['environment'])} | {run['seed']} | {each['seconds'] / 60:.0f} | {each['env_steps']:,} | "
                     f"{each['learner_updates']:,} | {played['mean']:.1f} ({low:.1f} to {high:.1f}) | {played['median']:g} | "
-                    f"{played['min']:g} | {played['human_normalised']:.0f}% | {each['processes']} | {processor} |"
+                    f"{played['min']:g} | {played['human_normalised']:.0f}% | {each['processes']} | {processor(run)} |"
                 )
 
 
 def beside_peers(results: dict[str, dict[str, Any]], peers: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Yields a row for each algorithm, game and wall-clock that peers were given: means over seeds and Student's 95% interval.
+    """Yields a row for each game, quarter of an hour and algorithm: means over seeds and Student's 95% interval.
 
-    A seed's score is the mean return of the last hundred training episodes by then, whole games and unclipped for both.
+    A seed's score is the mean return of the last hundred training episodes by then, whole games and unclipped for both. A run of
+    ours whose steps were out before keeps its last.
     """
-    yield "| game | minutes | algorithm | seeds | mean return, each seed | mean (95%) |"
-    yield "|---|--:|---|--:|--:|--:|"
-    for name, minutes in sorted({(run["game"], run["minutes"]) for run in peers}):
+    yield "| game | minutes | algorithm | seeds | mean return, each seed | mean (95%) | on |"
+    yield "|---|--:|---|--:|--:|--:|---|"
+    for name in sorted({run["game"] for run in peers}):
         ours = [run for result in results.values() for run in result["runs"] if _game(result, run) == name]
-        reached = {_OURS: [at(run["curve"], seconds=60.0 * minutes) for run in ours if run["seconds"] >= 59.0 * minutes]}
-        for run in peers:
-            if (run["game"], run["minutes"]) == (name, minutes):
-                reached.setdefault(f"{run['algorithm'].upper()} (Stable-Baselines3)", []).append(at(run["curve"], seconds=math.inf))
-        for algorithm, scores in reached.items():
-            if scores:
-                each = ", ".join(f"{score:.1f}" for score in scores)
-                yield f"| {name} | {minutes:g} | {algorithm} | {len(scores)} | {each} | {interval(scores)} |"
+        longest = max(run["minutes"] for run in peers if run["game"] == name)
+        for minutes in (*range(_QUARTER, math.ceil(longest), _QUARTER), longest):
+            reached = {_OURS: [run for run in ours if run["ended"] == "total_steps" or run["seconds"] >= 59.0 * minutes]}
+            for run in peers:
+                if run["game"] == name and run["minutes"] >= minutes:
+                    reached.setdefault(f"{run['algorithm'].upper()} (Stable-Baselines3)", []).append(run)
+            for algorithm, runs in reached.items():
+                scores = [at(run["curve"], seconds=60.0 * minutes) for run in sorted(runs, key=lambda run: int(run["seed"]))]
+                if scores:
+                    each = ", ".join(f"{score:.1f}" for score in scores)
+                    processors = "; ".join(dict.fromkeys(processor(run) for run in runs))
+                    yield f"| {name} | {minutes:g} | {algorithm} | {len(scores)} | {each} | {interval(scores)} | {processors} |"
 
 
 def several_tasks(several: dict[str, Any], results: dict[str, dict[str, Any]]) -> Iterator[str]:
@@ -112,6 +117,11 @@ def interval(scores: Sequence[float]) -> str:
         return f"{mean:.1f}"
     half = student_quantile(len(scores) - 1) * float(np.std(scores, ddof=1)) / math.sqrt(len(scores))
     return f"{mean:.1f} ({mean - half:.1f} to {mean + half:.1f})"
+
+
+def processor(run: dict[str, Any]) -> str:
+    """Returns what a run was on."""
+    return str(run["machine"].split(", ")[1])
 
 
 def game(environment_id: str) -> str:
