@@ -45,7 +45,7 @@ def beside_peers(results: dict[str, dict[str, Any]], peers: Sequence[dict[str, A
     A seed's score is the mean return of the last hundred training episodes by then, whole games and unclipped for both. A run of
     ours whose steps were out before keeps its last.
     """
-    yield "| game | minutes | algorithm | seeds | mean return, each seed | mean (95%) | on |"
+    yield "| game | minutes | algorithm | seeds | mean return, each seed | mean (95%) | on, each seed |"
     yield "|---|--:|---|--:|--:|--:|---|"
     for name in sorted({run["game"] for run in peers}):
         ours = [run for result in results.values() for run in result["runs"] if _game(result, run) == name]
@@ -56,10 +56,11 @@ def beside_peers(results: dict[str, dict[str, Any]], peers: Sequence[dict[str, A
                 if run["game"] == name and run["minutes"] >= minutes:
                     reached.setdefault(f"{run['algorithm'].upper()} (Stable-Baselines3)", []).append(run)
             for algorithm, runs in reached.items():
-                scores = [at(run["curve"], seconds=60.0 * minutes) for run in sorted(runs, key=lambda run: int(run["seed"]))]
+                runs.sort(key=lambda run: int(run["seed"]))
+                scores = [at(run["curve"], seconds=60.0 * minutes) for run in runs]
                 if scores:
                     each = ", ".join(f"{score:.1f}" for score in scores)
-                    processors = "; ".join(dict.fromkeys(processor(run) for run in runs))
+                    processors = "; ".join(processor(run) for run in runs)
                     yield f"| {name} | {minutes:g} | {algorithm} | {len(scores)} | {each} | {interval(scores)} | {processors} |"
 
 

@@ -30,7 +30,7 @@ _CORES_OF_A_RUN = 2
 
 
 def train(flags: list[str], cores: set[int]) -> dict[str, Any]:
-    """Returns the mean return of the last tenth of a run's steps, all training episodes in it, and the lag that was measured."""
+    """Returns the mean of a run's mean returns over the last tenth of its steps, and the lag that was measured."""
     # Of this thread, and so of what it starts.
     os.sched_setaffinity(0, cores)
     with tempfile.TemporaryDirectory() as folder:
@@ -39,13 +39,13 @@ def train(flags: list[str], cores: set[int]) -> dict[str, Any]:
         lines = read_metrics(RunDirectory(Path(folder) / "run").metrics)
     last = lines[-1]
     late = [line["mean_return_100"] for line in lines if line["env_steps"] >= 0.9 * last["env_steps"]]
-    lags = [line["policy_lag_mean"] for line in lines if line["policy_lag_mean"] is not None]
+    lags = {name: [line[name] for line in lines if line[name] is not None] for name in ("policy_lag_mean", "replayed_lag_mean")}
     return {
         "exit_code": code,
         "env_steps": last["env_steps"],
         "seconds": last["seconds"],
         "score": statistics.fmean(value for value in late if value is not None),
-        "policy_lag_mean": statistics.median(lags),
+        **{name: statistics.median(values) if values else None for name, values in lags.items()},
         "skipped_updates": last["skipped_updates"],
     }
 

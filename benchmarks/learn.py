@@ -96,6 +96,7 @@ def describe(directory: Path) -> dict[str, Any]:
         "learner_updates": last["learner_updates"],
         "steps_per_second": round(last["env_steps"] / last["seconds"]) if last["seconds"] else None,
         "policy_lag_mean": _mean(lines, "policy_lag_mean"),
+        "replayed_lag_mean": _mean(lines, "replayed_lag_mean"),
         "effective_sample_size": _mean(lines, "effective_sample_size"),
         "skipped_updates": last["skipped_updates"],
         "mean_return_100": last["mean_return_100"],
@@ -157,8 +158,9 @@ def main() -> None:
     sys.exit(0 if all(_reached(each, arguments.manner, each.get("at_least", bounds[-1])) for each in all_of_them) else 1)
 
 
-def _mean(lines: list[dict[str, Any]], name: str) -> float:
-    return statistics.fmean(line[name] for line in lines if line[name] is not None)
+def _mean(lines: list[dict[str, Any]], name: str) -> float | None:
+    known = [line[name] for line in lines if line.get(name) is not None]
+    return statistics.fmean(known) if known else None
 
 
 def _evaluated(

@@ -92,11 +92,15 @@ class Clock(BaseCallback):
 
 
 def atari(environment: str, environments: int, seed: int, *, whole_games: bool = False) -> VecEnv:
-    """Returns games as the paper has them; `whole_games` are scored as they are, and last until the last life is lost."""
+    """Returns games as the library has them: FIRE is pressed for the agent at the start of each life, which ours has to learn.
+
+    `whole_games` are scored as they are. A life's end is an episode's there, too, for after it FIRE has to be pressed as well;
+    what counts is what `Monitor`, beneath, says when the last is lost.
+    """
     gymnasium.register_envs(ale_py)
     # Repeated once, by its wrapper, and without sticky actions.
     kwargs = {"frameskip": 1, "repeat_action_probability": 0.0}
-    wrappers = {"clip_reward": not whole_games, "terminal_on_life_loss": not whole_games}
+    wrappers = {"clip_reward": not whole_games}
     return VecFrameStack(make_atari_env(environment, environments, seed, wrapper_kwargs=wrappers, env_kwargs=kwargs), n_stack=4)
 
 
