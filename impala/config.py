@@ -10,6 +10,19 @@ from typing import Any, Literal, Self, get_args
 
 from impala.errors import ConfigError
 
+
+def _check_choices(config: Any, *names: str) -> None:
+    """Sees that fields have one of the values that their `Literal` lists.
+
+    Raises:
+        ConfigError: one has not.
+    """
+    for name in names:
+        known, came = get_args(type(config).__annotations__[name]), getattr(config, name)
+        if came not in known:
+            raise ConfigError(f"{name}: expected one of {', '.join(known)}, came {came!r}")
+
+
 NETWORKS = ("auto", "mlp", "minatar", "nature", "shallow", "deep")
 
 
@@ -37,7 +50,8 @@ class NetworkConfig:
     bounds: a deviation far beyond them tries the bounds alone."""
     squash_means: bool = False
     """Pass the means of real-valued actions through tanh, so that they stay within bounds. Beyond its bounds an action is clipped:
-    a mean that got there moves on without a word from the reward, and does not come back."""
+    a mean that got there moves on without a word from the reward, and does not come back. A dimension that lacks a bound keeps its
+    own units, in which its mean then stays between -1 and 1."""
     last_action_reward: bool = False
     """Show the network the action and the clipped reward that led to each observation, as in the paper's Figure 3."""
     normalise_observations: bool = False
@@ -52,8 +66,7 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         if self.network not in NETWORKS and ":" not in self.network:
             raise ConfigError(f"network: expected one of {', '.join(NETWORKS)} or MODULE:CLASS, came {self.network!r}")
-        if self.acting_precision not in ("float32", "bfloat16"):
-            raise ConfigError(f"acting_precision: expected float32 or bfloat16, came {self.acting_precision!r}")
+        _check_choices(self, "acting_precision")
         if any(size < 1 for size in self.hidden_sizes):
             raise ConfigError(f"hidden_sizes: expected widths of at least 1, came {self.hidden_sizes}")
         for name in ("frame_stack", "lstm_size"):
@@ -93,9 +106,7 @@ class LossConfig:
     """Multiplies rewards after clipping. Small networks take long to reach values far from 1; entropy_cost weighs against it."""
 
     def __post_init__(self) -> None:
-        known = get_args(LossConfig.__annotations__["correction"])
-        if self.correction not in known:
-            raise ConfigError(f"correction: expected one of {', '.join(known)}, came {self.correction!r}")
+        _check_choices(self, "correction", "reward_clip")
         if not 0.0 <= self.discount <= 1.0:
             raise ConfigError(f"discount: expected 0 to 1, came {self.discount}")
         if not self.reward_scale > 0.0:
@@ -131,6 +142,7 @@ class OptimiserConfig:
     """Global gradient norm is clipped at this (Table G.1)."""
 
     def __post_init__(self) -> None:
+        _check_choices(self, "optimiser")
         for name in ("learning_rate", "max_grad_norm", "rmsprop_epsilon", "adam_epsilon"):
             if not getattr(self, name) > 0.0:
                 raise ConfigError(f"{name}: expected more than 0, came {getattr(self, name)}")
@@ -192,6 +204,8 @@ class AgentConfig:
     def __post_init__(self) -> None:
         if not self.environments:
             raise ConfigError("environments: expected at least one, came none")
+        if self.unroll_length < 1:
+            raise ConfigError(f"unroll_length: expected at least 1, came {self.unroll_length}")
 
     def to_json(self) -> dict[str, Any]:
         """Returns this configuration as plain JSON values."""
@@ -229,6 +243,10 @@ def network_from_json(values: Mapping[str, Any]) -> NetworkConfig:
     try:
         network: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         defaults = NetworkConfig()
+        # JSON does not tell 1 from 1.0.
+        network |= {
+            name: float(value) for name, value in network.items() if type(value) is int and type(getattr(defaults, name)) is float
+        }
         wrong = [name for name, value in network.items() if type(value) is not type(getattr(defaults, name))]
         if wrong or not all(type(size) is int for size in network.get("hidden_sizes", ())):
             raise TypeError(f"wrong type: {wrong or ['hidden_sizes']}")

@@ -10,6 +10,8 @@ import numpy as np
 ACTION_MASK = "action_mask"
 # The entry that tells the tasks of a multi-task run apart.
 TASK = "task"
+# What the paper's networks see besides the observation (Figure 3), where a run's network asks for it.
+LAST_ACTION, LAST_REWARD = "last_action", "last_reward"
 
 
 @dataclass(frozen=True, kw_only=True)

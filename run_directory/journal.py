@@ -62,14 +62,23 @@ class JournalWriter:
         """
         if not self._aside:
             return
-        # Opened each time, for a disk that comes back may come back as another.
-        with self._path.open("ab+", buffering=0) as file:
-            if file.tell():
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # a line that was torn is lost, but must not take ours with it
-                    append_whole(file, b"\n")
-            while self._aside:
-                append_whole(file, self._aside[0])
+        written = 0
+        try:
+            # Opened each time, for a disk that comes back may come back as another.
+            with self._path.open("ab+", buffering=0) as file:
+                if file.tell():
+                    file.seek(-1, os.SEEK_END)
+                    if file.read(1) != b"\n":  # a line that was torn is lost, but must not take ours with it
+                        append_whole(file, b"\n")
+                for line in self._aside:
+                    append_whole(file, line)
+                    written += 1
+        except OSError:
+            # A network filesystem may say only at the closing that it has no room, and not what arrived: better twice than never.
+            written %= len(self._aside)
+            raise
+        finally:
+            for _ in range(written):
                 self._aside.popleft()
 
 

@@ -62,7 +62,7 @@ def test_a_deviation_of_actions_that_could_not_be_learnt_is_refused(std: float) 
 
 
 def test_a_precision_that_actors_do_not_have_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"^acting_precision: expected float32 or bfloat16, came 'load'$"):
+    with pytest.raises(ConfigError, match=r"^acting_precision: expected one of float32, bfloat16, came 'load'$"):
         NetworkConfig(acting_precision="load")  # type: ignore[arg-type]
 
 
@@ -93,6 +93,25 @@ def test_an_agent_without_environments_is_refused() -> None:
 def test_a_correction_of_another_name_is_refused(correction: Any) -> None:
     with pytest.raises(ConfigError, match=rf"^correction: expected one of vtrace, one-step, epsilon, none, came '{correction}'$"):
         LossConfig(correction=correction)
+
+
+def test_an_optimiser_or_a_clip_of_another_name_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^optimiser: expected one of rmsprop, adam, came 'RMSProp'$"):
+        OptimiserConfig(optimiser="RMSProp")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"^reward_clip: expected one of none, unit, came 'Unit'$"):
+        LossConfig(reward_clip="Unit")  # type: ignore[arg-type]
+
+
+def test_an_unroll_without_steps_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^unroll_length: expected at least 1, came 0$"):
+        AgentConfig(environments=(EnvironmentConfig(environment_id="CartPole-v1"),), unroll_length=0)
+
+
+def test_a_whole_number_is_a_number_of_the_network_all_the_same() -> None:
+    network = network_from_json({"action_std": 1, "lstm_forget_bias": 3})
+    assert (network, type(network.action_std)) == (NetworkConfig(action_std=1.0, lstm_forget_bias=3.0), float)
+    with pytest.raises(ConfigError, match="wrong type"):
+        network_from_json({"action_std": True})
 
 
 @pytest.mark.parametrize("value", [-0.01, 1.01, NAN])

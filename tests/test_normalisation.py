@@ -17,14 +17,15 @@ def make_batches(*sizes: int) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     # Far from 0, where a difference of averages of squares loses every digit.
     return [
-        torch.randn(size, 2, generator=generator) * torch.tensor([1.0, 30.0]) + 1000.0 * index for index, size in enumerate(sizes)
+        torch.randn(size, 2, generator=generator) * torch.tensor([1.0, 30.0]) + 1000.0 + 20.0 * index
+        for index, size in enumerate(sizes)
     ]
 
 
 def test_observation_statistics_are_those_of_everything_seen() -> None:
     statistics, batches = ObservationStatistics(2), make_batches(7, 1, 300)
     raw = batches[0]
-    assert torch.allclose(statistics(raw / 100.0), raw / 100.0)
+    assert torch.allclose(statistics(raw / 200.0), raw / 200.0)
     for batch in batches:
         statistics.update(batch)
     seen = np.concatenate(batches).astype(np.float64)
@@ -37,9 +38,31 @@ def test_observation_statistics_are_those_of_everything_seen() -> None:
 def test_old_observations_fade_once_there_are_a_million() -> None:
     statistics = ObservationStatistics(1)
     statistics.count.fill_(MAX_COUNT)
-    statistics.update(torch.full((1000, 1), 500.0))
+    statistics.update(torch.full((1000, 1), 50.0))
     assert statistics.count == MAX_COUNT
-    np.testing.assert_allclose(statistics.mean, 500.0 * 1000 / (MAX_COUNT + 1000), rtol=1e-5)
+    np.testing.assert_allclose(statistics.mean, 50.0 * 1000 / (MAX_COUNT + 1000), rtol=1e-5)
+
+
+def test_one_observation_far_from_all_others_does_not_hide_them() -> None:
+    statistics, usual = ObservationStatistics(2), torch.randn(640, 2, generator=torch.Generator().manual_seed(0))
+    for _ in range(100):
+        statistics.update(usual)
+    before = statistics(usual)
+    usual[0] = torch.tensor([1e9, -3e38])
+    statistics.update(usual)
+    assert bool((statistics.variance < 1.3).all())
+    torch.testing.assert_close(statistics(usual[1:]), before[1:], rtol=0.15, atol=0.05)
+
+
+def test_an_entry_that_starts_to_move_is_followed() -> None:
+    statistics, generator = ObservationStatistics(1), torch.Generator().manual_seed(0)
+    for _ in range(100):
+        statistics.update(torch.zeros(640, 1))
+    for _ in range(100):
+        statistics.update(1000.0 + 5.0 * torch.randn(640, 1, generator=generator))
+    # Half of what was seen, so that the deviation is half of the way.
+    assert 300.0 < statistics.mean.item() < 500.0
+    assert 300.0 < statistics.variance.sqrt().item() <= 502.0
 
 
 def test_normalised_observations_are_clipped() -> None:
@@ -140,6 +163,20 @@ def test_value_statistics_are_the_bias_corrected_moving_average_of_valid_targets
     mean = first / weight
     np.testing.assert_allclose(popart.mean, mean, rtol=1e-4)
     np.testing.assert_allclose(popart.variance, second / weight - mean**2, rtol=1e-3)
+
+
+def test_one_target_far_from_all_others_does_not_hide_them() -> None:
+    popart, head, here = PopArt(1), nn.Linear(3, 1), torch.zeros(20, 32, dtype=torch.int64)
+    vs = torch.randn(20, 32, generator=torch.Generator().manual_seed(0))
+    for _ in range(20):
+        popart.update(head, vs, torch.ones(20, 32), here)
+    vs[0, 0] = 1e9
+    popart.update(head, vs, torch.ones(20, 32), here)
+    assert popart.scale(here[0, 0]).item() < 1.5
+    # Returns that grow are followed all the same.
+    for _ in range(100):
+        popart.update(head, 1000.0 * vs.clamp(max=3.0), torch.ones(20, 32), here)
+    assert popart.scale(here[0, 0]).item() > 200.0
 
 
 @pytest.mark.parametrize(("targets", "scale"), [([3.0, 3.0], SCALE_RANGE[0]), ([-1e12, 1e12], SCALE_RANGE[1]), ([-2.0, 2.0], 2.0)])

@@ -1,5 +1,6 @@
 """The run directory: files that are whole or absent, one learner at a time, one configuration for ever."""
 
+import errno
 import json
 import os
 import subprocess
@@ -312,6 +313,26 @@ def test_a_line_that_the_disk_does_not_take_is_written_before_the_next(tmp_path:
     path.unlink()
     writer.append({"env_steps": 3})
     assert (read_metrics(path), writer.aside) == ([{"env_steps": 1}, {"env_steps": 2}, {"env_steps": 3}], 0)
+
+
+def test_a_line_that_the_disk_refuses_as_the_file_is_closed_is_kept_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusing(FileIO):
+        def close(self) -> None:
+            closed = self.closed
+            super().close()
+            if not closed:
+                raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    path = tmp_path / "metrics.jsonl"
+    writer = JournalWriter(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", lambda path, mode, buffering: Refusing(path, mode.replace("b", "")))
+        with pytest.raises(OSError, match="quota"):
+            writer.append({"env_steps": 1})
+    assert writer.aside == 1
+    writer.append({"env_steps": 2})
+    assert read_metrics(path)[-2:] == [{"env_steps": 1}, {"env_steps": 2}]
+    assert writer.aside == 0
 
 
 def test_the_newest_line_that_a_full_disk_did_not_take_is_found_all_the_same(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The codec of `Join`'s answer, and the digest that says whether two ends talk of the same thing."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -123,14 +124,21 @@ def test_an_actor_of_a_run_without_an_entry_for_tasks_may_have_any() -> None:
 
 # --- What the actor would have to make room for
 
+
+def set_mlp(message: pb.JoinResponse, *widths: int) -> None:
+    message.network_json = json.dumps({"network": "mlp", "hidden_sizes": widths})
+
+
 TOO_LARGE: dict[str, tuple[str, Callable[[pb.JoinResponse], Any]]] = {
     "long unrolls": ("unroll_length", lambda message: setattr(message, "unroll_length", 2**32 - 1)),
     "large observations": ("unroll_length", lambda message: message.observation_specs[0].shape.__setitem__(2, 1000)),
     "large state": ("unroll_length", lambda message: message.state_specs[0].shape.__setitem__(1, 2**22)),
     "many actions": ("unroll_length", lambda message: message.actions.CopyFrom(pb.ActionSpec(dimensions=2**24))),
     "many frames": ("network_json", lambda message: setattr(message, "network_json", '{"frame_stack": 100000}')),
-    "wide layers": ("network_json", lambda message: setattr(message, "network_json", '{"hidden_sizes": [5000, 5000]}')),
-    "one wide layer": ("network_json", lambda message: setattr(message, "network_json", '{"hidden_sizes": [33554432]}')),
+    "wide layers": ("network_json", lambda message: set_mlp(message, 5000, 5000)),
+    "one wide layer": ("network_json", lambda message: set_mlp(message, 33554432)),
+    "a first layer of many inputs": ("network_json", lambda message: set_mlp(message, 2400)),
+    "a wide head": ("network_json", lambda message: (set_mlp(message, 64), message.actions.sizes.__setitem__(0, 2**19))),
     "many layers": ("network_json", lambda message: setattr(message, "network_json", f'{{"hidden_sizes": {[1] * 257}}}')),
     "a wide core": ("network_json", lambda message: setattr(message, "network_json", '{"lstm_size": 2049}')),
 }

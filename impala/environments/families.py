@@ -101,6 +101,10 @@ def single_atari(
     rest = {name: value for name, value in kwargs.items() if name not in {*_RENAMED, *_THREADS, "img_width", "img_height"}}
     if all(name != _PREPROCESSING for name, _ in wrappers):
         wrappers = ((_PREPROCESSING, preprocessing), *wrappers)
+    elif given := sorted(kwargs.keys() & {*_RENAMED, "img_width", "img_height"}):
+        raise ConfigError(
+            f"env-kwargs: expected {', '.join(given)} among the arguments of the wrapper {_PREPROCESSING}, which has its own"
+        )
     return {"repeat_action_probability": 0.0, **rest, "frameskip": 1}, wrappers
 
 

@@ -8,10 +8,7 @@ import numpy as np
 
 from impala.environments.spaces import mask_entry
 from impala.errors import ConfigError
-from impala.specs import ACTION_MASK, TASK, ActionSpec, EntrySpec, EnvironmentSpec
-
-# Inputs that the paper's networks have besides the observation (Figure 3).
-LAST_ACTION, LAST_REWARD = "last_action", "last_reward"
+from impala.specs import ACTION_MASK, LAST_ACTION, LAST_REWARD, TASK, ActionSpec, EntrySpec, EnvironmentSpec
 
 
 def union(named: Sequence[tuple[str, EnvironmentSpec]]) -> EnvironmentSpec:
@@ -36,7 +33,7 @@ def union(named: Sequence[tuple[str, EnvironmentSpec]]) -> EnvironmentSpec:
     if any(ACTION_MASK in spec.observations or spec.actions != actions for _, spec in named):
         entries[ACTION_MASK] = mask_entry(actions)
     task = EntrySpec(shape=(), dtype=np.dtype(np.uint8), categories=(len(named),))
-    return EnvironmentSpec(observations=_added(entries, {TASK: task}), actions=actions)
+    return EnvironmentSpec(observations={**entries, TASK: task}, actions=actions)
 
 
 def _union_actions(named: Sequence[tuple[str, EnvironmentSpec]]) -> ActionSpec:
@@ -58,14 +55,7 @@ def with_last(spec: EnvironmentSpec) -> EnvironmentSpec:
     actions = spec.actions
     action = EntrySpec(shape=actions.shape, dtype=actions.dtype, categories=tuple(size + 1 for size in actions.sizes))
     reward = EntrySpec(shape=(), dtype=np.dtype(np.float32))
-    return replace(spec, observations=_added(spec.observations, {LAST_ACTION: action, LAST_REWARD: reward}))
-
-
-def _added(entries: Mapping[str, EntrySpec], more: Mapping[str, EntrySpec]) -> dict[str, EntrySpec]:
-    taken = sorted(entries.keys() & more.keys())
-    if taken:
-        raise ConfigError(f"env: expected observations without entries of the name {', '.join(taken)}, which this run adds")
-    return {**entries, **more}
+    return replace(spec, observations={**spec.observations, LAST_ACTION: action, LAST_REWARD: reward})
 
 
 def check_fits(environment_id: str, own: EnvironmentSpec, spec: EnvironmentSpec) -> None:
@@ -147,7 +137,13 @@ class Inputs:
                 array[...] = 0
 
     def allow(self, info: Mapping[str, Any], rows: Any = slice(None)) -> None:
-        """Takes the action masks of `rows` from `info`, where that is where they are; everything is allowed where it has none."""
+        """Takes the action masks of `rows` from `info`, where that is where they are; everything is allowed where it has none.
+
+        Raises:
+            ConfigError: it has masks, and the run's spec none, which goes by the first reset's.
+        """
+        if self._masks is None and self._width and ACTION_MASK in info:
+            raise ConfigError("action_mask: expected none in info, as in that of the first reset, by which the run goes; came some")
         if self._masks_in_info:
             assert self._masks is not None
             self._masks[rows] = info_masks(info, self._environments, self._width)[rows]
@@ -166,7 +162,9 @@ def info_masks(info: Mapping[str, Any], environments: int, width: int) -> np.nda
     if isinstance(values, tuple):  # a native form's, an array for each choice
         values = np.concatenate(values, axis=-1)
     if values.dtype == object:  # Gymnasium's way to gather lists, and the tuples that several choices have
-        values = np.stack([np.ones(width) if value is None else np.hstack(value) for value in values])
+        rows = [np.ones(width) if value is None else np.hstack(value) for value in values]
+        wrong = next((row for row in rows if row.shape != (width,)), None)
+        values = np.stack(rows) if wrong is None else wrong[None]
     if values.shape != masks.shape:
         raise ConfigError(f"action_mask: expected {width} numbers, one for each option of a choice, came {values.shape[1:]}")
     present = np.asarray(info.get(f"_{ACTION_MASK}", True))

@@ -8,13 +8,19 @@ import numpy as np
 from gymnasium import Space, spaces
 
 from impala.errors import UnsupportedSpace
-from impala.specs import ACTION_MASK, ActionSpec, EntrySpec
+from impala.specs import ACTION_MASK, LAST_ACTION, LAST_REWARD, TASK, ActionSpec, EntrySpec
 
 # The name of an observation that is a plain array rather than a Dict or a Tuple of them.
 OBSERVATION = "observation"
 
 _OBSERVATIONS = "Box, Discrete, MultiDiscrete, MultiBinary, and Dict and Tuple of these"
-_ACTIONS = "Discrete, MultiDiscrete, MultiBinary, and Box of floats"
+_ACTIONS = "Discrete, MultiDiscrete, MultiBinary, and Box of floats, none of them empty"
+
+# What a run adds to an environment's entries by itself: an environment's own of such a name would be taken for it.
+_TAKEN = frozenset({TASK, LAST_ACTION, LAST_REWARD})
+
+# An unroll has two axes more, and a tensor eight at most on the wire.
+_MOST_AXES = 6
 
 
 @dataclass(frozen=True)
@@ -44,12 +50,13 @@ class ObservationReader:
         self._leaves: dict[str, _Leaf] = {}
         for path, part in _parts(space):
             name = ".".join(str(key) for key in path) or OBSERVATION
-            leaf = _mask_leaf(part, actions) if path == (ACTION_MASK,) else _leaf(path, part)
-            if leaf is None or name in self._leaves:
+            leaf = _mask_leaf(path, part, actions) if path[:1] == (ACTION_MASK,) else _leaf(path, part)
+            if leaf is None or name in self._leaves or name in _TAKEN or not _holds(leaf.entry):
                 where = f" in {space}" if path else ""
                 raise UnsupportedSpace(
                     f"environment: {environment_id} has observations {part}{where} (entry {name!r}); supported: "
-                    f"{_OBSERVATIONS}; entries of different names; an action_mask with a number for each option of the choices"
+                    f"{_OBSERVATIONS}, of at least one number and at most {_MOST_AXES} axes; entries of different names, none of "
+                    f"them {', '.join(sorted(_TAKEN))}; an action_mask, one array, with a number for each option of the choices"
                 )
             self._leaves[name] = leaf
         self.entries: Mapping[str, EntrySpec] = {name: leaf.entry for name, leaf in self._leaves.items()}
@@ -86,9 +93,13 @@ def _leaf(path: tuple[Any, ...], space: Space[Any]) -> _Leaf | None:
     return None
 
 
-def _mask_leaf(space: Space[Any], actions: ActionSpec) -> _Leaf | None:
-    fits = isinstance(space, spaces.Box | spaces.MultiBinary) and actions.sizes and space.shape == (sum(actions.sizes),)
-    return _Leaf((ACTION_MASK,), mask_entry(actions)) if fits else None
+def _holds(entry: EntrySpec) -> bool:
+    return entry.size > 0 and len(entry.shape) <= _MOST_AXES
+
+
+def _mask_leaf(path: tuple[Any, ...], space: Space[Any], actions: ActionSpec) -> _Leaf | None:
+    whole = path == (ACTION_MASK,) and isinstance(space, spaces.Box | spaces.MultiBinary)
+    return _Leaf(path, mask_entry(actions)) if whole and actions.sizes and space.shape == (sum(actions.sizes),) else None
 
 
 def mask_entry(actions: ActionSpec) -> EntrySpec:
@@ -147,10 +158,12 @@ class ActionWriter:
 def _action_spec(space: Space[Any]) -> ActionSpec | None:
     if isinstance(space, spaces.Discrete):
         return ActionSpec(sizes=(int(space.n),), single=True)
+    if not np.prod(space.shape or ()):
+        return None
     if isinstance(space, spaces.MultiDiscrete):
         return ActionSpec(sizes=tuple(int(n) for n in space.nvec.ravel()))
     if isinstance(space, spaces.MultiBinary):
         return ActionSpec(sizes=(2,) * int(np.prod(space.shape)))
-    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating) and np.prod(space.shape) > 0:
+    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
         return ActionSpec(dimensions=int(np.prod(space.shape)))
     return None

@@ -11,15 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from impala.networks.normalisation import Gather, ObservationStatistics, PixelMeans
-from impala.specs import ACTION_MASK, EntrySpec, EnvironmentSpec
+from impala.specs import ACTION_MASK, LAST_ACTION, LAST_REWARD, EntrySpec, EnvironmentSpec
 
 # The compiled loop over frames has one thread, in which it takes a third of the time of torch's operators: with more than three
 # threads those should be ahead (not measured).
 _LOOP_THREADS = 3
-
-# What `last_action_reward` adds to an observation.
-LAST_ACTION = "last_action"
-LAST_REWARD = "last_reward"
 
 
 class Inputs(nn.Module):

@@ -23,6 +23,14 @@ POPART_RATE = 1e-3
 # the values alone, which must not be blown up to look like a signal.
 SCALE_RANGE = (1e-2, 1e6)
 
+# Deviations beyond which a value counts in the statistics as one that lies there. A single one of 1e9, of a simulation that blew
+# up, would otherwise leave all that is usual indistinguishable for millions of observations; in a batch of 640 it now adds a
+# hundredth to the variance. Statistics that are too small for what comes grow two- to threefold with each update.
+FAR = 100.0
+
+# What they are at least taken for there: an entry that has not moved yet has to be let go.
+_LEAST_DEVIATION = 1e-4
+
 # Keeps squares of the largest observations within float32.
 _MAX_VARIANCE = 1e30
 
@@ -44,14 +52,18 @@ class ObservationStatistics(nn.Module):
         self.register_buffer("count", torch.zeros(()))
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """Returns [N, size], of mean 0 and deviation 1, clipped to -CLIP .. CLIP; as it came before the first update."""
+        """Returns [N, size], of mean 0 and deviation 1, clipped to -CLIP .. CLIP; before the first update as it came, clipped."""
         return ((vectors - self.mean) * (self.variance + 1e-8).rsqrt()).clamp(-CLIP, CLIP)
 
     @torch.no_grad()
     def update(self, vectors: Tensor, gather: Gather | None = None) -> None:
-        """Takes in [N, size], of every learner where there are several; rows that are not finite are left out."""
+        """Takes in [N, size], of every learner where there are several; rows that are not finite are left out.
+
+        But for the first time, what is further than FAR deviations from the mean counts as if it were there.
+        """
         finite = vectors.isfinite().all(-1, keepdim=True)
-        count, mean, variance = _moments(vectors.double(), finite.double(), gather)
+        near = _within(vectors.double(), self.mean, self.variance.sqrt().clamp(min=_LEAST_DEVIATION), self.count > 0)
+        count, mean, variance = _moments(near, finite.double(), gather)
         count = count[0]  # the same for every entry
         total = self.count + count
         _take_in(self.mean, self.variance, mean, variance, count / total.clamp(min=1.0))
@@ -125,14 +137,16 @@ class PopArt(nn.Module):
 
         Args:
             head: the value head, [number of tasks, features].
-            vs: [T, B] value targets; those that are not finite are left out.
+            vs: [T, B] value targets; those that are not finite are left out, and but for the first time those that are further than
+                FAR deviations from their task's mean count as if they were there.
             valid: [T, B], true or 1 where they count.
             tasks: [T, B] indices. A task that has no target here stays as it is.
             gather: where several learners train as one, whose targets are taken in together.
         """
         old_mean, old_scale = self.mean.clone(), self._scales()
         members = torch.stack([(tasks == task) & valid.bool() & vs.isfinite() for task in range(len(self.mean))], -1).flatten(0, 1)
-        count, mean, variance = _moments(vs.double().flatten().unsqueeze(-1), members.double(), gather)
+        near = _within(vs.double().flatten().unsqueeze(-1), old_mean, old_scale, self.weight > 0)
+        count, mean, variance = _moments(near, members.double(), gather)
         present = (count > 0).to(self.weight.dtype)
         self.weight += POPART_RATE * (1.0 - self.weight) * present
         share = present * POPART_RATE / self.weight.clamp(min=POPART_RATE)
@@ -143,6 +157,12 @@ class PopArt(nn.Module):
 
     def _scales(self) -> Tensor:
         return self.variance.sqrt().clamp(*SCALE_RANGE)
+
+
+def _within(values: Tensor, mean: Tensor, deviation: Tensor, known: Tensor) -> Tensor:
+    """Returns [N, K] values, none further than FAR deviations [K] from the mean [K], where these are known."""
+    room = torch.where(known, FAR * deviation.double(), torch.inf)
+    return values.clamp(mean.double() - room, mean.double() + room)
 
 
 def _moments(values: Tensor, members: Tensor, gather: Gather | None) -> tuple[Tensor, Tensor, Tensor]:

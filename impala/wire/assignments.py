@@ -9,7 +9,7 @@ from typing import Any
 
 from impala.config import AgentConfig, EnvironmentConfig, NetworkConfig, network_from_json
 from impala.errors import ConfigError, InvalidMessage
-from impala.specs import TASK, EntrySpec, EnvironmentSpec, UnrollSpec
+from impala.specs import ACTION_MASK, TASK, EntrySpec, EnvironmentSpec, UnrollSpec
 from impala.wire.message_sizes import max_submission_bytes
 from impala.wire.spaces import decode_actions, decode_entries, encode_actions, encode_entries
 from impala.wire.tensors import MAX_MESSAGE_BYTES
@@ -172,7 +172,8 @@ def _check_sizes(spec: UnrollSpec, network: NetworkConfig, environments: int) ->
     """Refuses what could never be sent: the actor would make room for it, and come to its end for want of memory.
 
     Raises:
-        InvalidMessage: a tensor of an unroll, or a layer's weights, of more than MAX_MESSAGE_BYTES.
+        InvalidMessage: a tensor of an unroll, or the weights of an MLP, an LSTM and the heads together, of more than
+            MAX_MESSAGE_BYTES. Those of convolutions go by the image, and of torsos of one's own only their class knows.
     """
     steps, entries = spec.unroll_length + 1, spec.environment.observations.values()
     frame = max((entry.size * entry.dtype.itemsize for entry in entries), default=0)
@@ -184,9 +185,19 @@ def _check_sizes(spec: UnrollSpec, network: NetworkConfig, environments: int) ->
         raise InvalidMessage("unroll_length", f"unrolls whose tensors have at most {MAX_MESSAGE_BYTES} bytes", came)
     if environments * frame * max(1, network.frame_stack) > MAX_MESSAGE_BYTES or len(network.hidden_sizes) > _MOST_LAYERS:
         raise InvalidMessage("network_json", "a frame_stack and hidden_sizes that memory can hold", _described(network))
-    layers = [4 * network.lstm_size**2, *network.hidden_sizes, *(a * b for a, b in pairwise(network.hidden_sizes))]
-    if 4 * sum(layers) > MAX_MESSAGE_BYTES:
+    if 4 * _weights(spec.environment, network) > MAX_MESSAGE_BYTES:
         raise InvalidMessage("network_json", f"weights of at most {MAX_MESSAGE_BYTES} bytes", _described(network))
+
+
+def _weights(spec: EnvironmentSpec, network: NetworkConfig) -> int:
+    """Returns how many weights MLP, LSTM and heads have; of a torso of convolutions, whose features are some hundreds, none."""
+    entries = [entry for name, entry in spec.observations.items() if name != ACTION_MASK]
+    is_mlp = network.network == "mlp" or (network.network == "auto" and not any(entry.is_image for entry in entries))
+    shown = sum(sum(entry.categories) or entry.size for entry in entries) * max(1, network.frame_stack)
+    widths = [shown, *network.hidden_sizes] if is_mlp else [1]
+    lstm = 4 * network.lstm_size * (network.lstm_size + widths[-1])
+    heads = (network.lstm_size or widths[-1]) * (sum(spec.actions.sizes) + spec.actions.dimensions + 1)
+    return sum(a * b for a, b in pairwise(widths)) + sum(widths[1:]) + lstm + heads
 
 
 def _described(network: NetworkConfig) -> str:
