@@ -35,7 +35,8 @@ class ActorConfig:
     """How environments are stepped side by side. native: by the environment's own vector form. sync: one after the other. async: a
     process each, for slow ones. auto: native where there is one, else sync."""
     allow_module: tuple[str, ...] = ()
-    """Python modules with environments, wrappers or networks that this actor may import; a learner can name no others."""
+    """Python modules, or packages of them, with environments, wrappers or networks that this actor may import; a learner can name
+    no others."""
     health: str | None = None
     """HOST:PORT to answer grpc.health.v1 on, in clear: SERVING while the learner answers. For probes; see impala-health."""
     log_format: LogFormat = "human"

@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
@@ -26,8 +27,16 @@ from impala.specs import EnvironmentSpec
 from run_directory.checkpoint import Checkpoint, load_newest_checkpoint
 from run_directory.layout import RunDirectory
 
+log = logging.getLogger(__name__)
+
 _MOST_ENVIRONMENTS = 64
 EXIT_CANNOT_RUN = 2
+
+# How long an evaluation goes on without a word.
+_SAYS_SECONDS = 30.0
+
+# Arguments of an Atari environment that make another game of it than the one whose scores are known.
+_ANOTHER_GAME = {"mode", "difficulty"}
 
 # From observations, entry name to [E, ...], and is_first, [E], to actions, [E, *actions.shape].
 Act = Callable[[Mapping[str, np.ndarray], np.ndarray], np.ndarray]
@@ -55,7 +64,8 @@ class EvaluateConfig:
     vectorization: Literal["auto", "native", "sync", "async"] = "auto"
     """How environments are stepped side by side, as for impala-actor."""
     allow_module: tuple[str, ...] = ()
-    """Python modules with environments, wrappers or networks that may be imported; a run directory can name no others."""
+    """Python modules, or packages of them, with environments, wrappers or networks that may be imported; a run directory can name
+    no others."""
     json: bool = False
     """Print one JSON object instead of lines; with several tasks it has a list of theirs under `tasks`."""
     video: Path | None = None
@@ -166,8 +176,14 @@ def play(environment: VectorEnvironment, act: Act, episodes: int, seed: int, giv
     missing[: episodes % count] += 1
     observations, is_first = environment.reset(seed), np.ones(count, dtype=np.bool_)
     returns: list[float] = []
+    lengths, said = np.zeros(count, dtype=np.int64), time.monotonic()
     while missing.any() and not (give_up and give_up.is_set()):
         transition = environment.step(act(observations, is_first))
+        lengths = np.where(transition.is_first, 0, lengths + 1)
+        if time.monotonic() - said >= _SAYS_SECONDS:
+            said = time.monotonic()
+            # A policy that always does the same may walk in circles for ever, where no time limit ends that.
+            log.info("%d of %d episodes; one under way has %d steps", len(returns), episodes, lengths[missing > 0].max())
         for index, episode in zip(transition.ended, transition.episodes, strict=True):
             if missing[index]:
                 missing[index] -= 1
@@ -211,12 +227,17 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     if checkpoint is None:
         raise ConfigError(f"run_dir: {config.run_dir} holds no checkpoint")
     evaluation = Evaluation(agent, checkpoint.parameters, config)
+    if config.video is not None:
+        # First: what cannot be recorded here says so before hours of episodes, not after.
+        for task in tasks:
+            evaluation.record(task, config.video / f"task-{task}" if len(tasks) > 1 else config.video)
     summaries = []
     for task in tasks:
-        environment_id = agent.environments[task].environment_id
-        summaries.append({"environment": environment_id, **summarise(environment_id, evaluation.play(task), seed=config.seed)})
-        if config.video is not None:
-            evaluation.record(task, config.video / f"task-{task}" if len(tasks) > 1 else config.video)
+        environment = agent.environments[task]
+        summary = summarise(environment.environment_id, evaluation.play(task), seed=config.seed)
+        if environment.wrappers or environment.kwargs.keys() & _ANOTHER_GAME:
+            summary["human_normalised"] = None
+        summaries.append({"environment": environment.environment_id, **summary})
     return {**_origin(checkpoint, config), **(summaries[0] if len(tasks) == 1 else {"tasks": summaries})}
 
 

@@ -41,7 +41,7 @@ class Project:
     def exit_codes(self) -> dict[str, int]:
         """Returns the exit codes of the project's containers that have ended."""
         found = {}
-        for container in self.compose("ps", "-q").split():
+        for container in self.compose("ps", "-a", "-q").split():
             state = json.loads(self._run("docker", "inspect", container))[0]
             if state["State"]["Status"] == "exited":
                 found[state["Name"].strip("/")] = state["State"]["ExitCode"]
@@ -118,7 +118,7 @@ def survives(runs: Path) -> dict[str, Any]:
         wait("training goes on after the learner's restart", project.goes_on)
         recovery = time.monotonic() - begin
         wait("the run is over", lambda: project.last().get("ended") == "solved")
-        wait("all have ended", lambda: len(project.exit_codes()) == len(project.compose("ps", "-q").split()))
+        wait("all have ended", lambda: len(project.exit_codes()) == len(project.compose("ps", "-a", "-q").split()))
         codes = project.exit_codes()
         expect("all but the killed one ended with 0", sorted(codes.values()) == [0] * (len(codes) - 1) + [137])
         return {"restart_seconds": round(recovery, 1), "env_steps": project.last()["env_steps"]}

@@ -4,7 +4,7 @@
     python -m examples.bare_actor --learner 127.0.0.1:50051
 
 For the network "mlp" and environments of vectors with one choice, such as CartPole-v1; tensors are sent raw. What it leaves out:
-TLS and token, more than one unroll under way, compression, redirects.
+TLS and token, more than one unroll under way, compression, redirects, wrappers, observations that are normalised.
 """
 
 import argparse
@@ -101,36 +101,51 @@ class Player:
 
 def act(stub: pb_grpc.LearnerStub, most: int) -> int:
     """Submits unrolls until the run is over, at most so many; returns how many were accepted."""
-    actor_id, incarnation = f"bare-{uuid.uuid4().hex[:8]}", time.time_ns()
-    joining = pb.JoinRequest(protocol_version=1, actor_id=actor_id, incarnation=incarnation, stay=True)
-    run = patiently(stub.Join, joining, 10)
-    if json.loads(run.network_json).get("network", "auto") not in ("auto", "mlp") or run.state_specs or len(run.actions.sizes) != 1:
-        raise SystemExit(f"{run.environment_id}: expected the network mlp without a memory, and one choice")
-    player, weights, version = Player(run), {}, 0
-    accepted, newest = 0, 1
-    for sequence in range(1, most + 1):
-        if newest > version:
-            request = pb.GetParametersRequest(actor_id=actor_id, known_version=version)
-            answer = patiently(stub.GetParameters, request, 30)
-            if not answer.not_modified:
-                weights, version = safetensors.numpy.load(answer.parameters), answer.version
-        began = time.monotonic()
-        unroll, episodes = player.collect(weights, version, run.unroll_length)
-        submission = pb.SubmitTrajectoryRequest(
-            actor_id=actor_id,
-            incarnation=incarnation,
-            sequence=sequence,
-            spec_digest=run.spec_digest,
-            unroll=unroll,
-            episodes=episodes,
-            age_seconds=time.monotonic() - began,
-        )
-        told = patiently(stub.SubmitTrajectory, submission, 90)
-        accepted, newest = accepted + told.accepted, told.parameter_version
-        if told.reason == pb.REASON_RUN_OVER:
-            break
-    player.world.close()
+    actor_id, accepted, left, over = f"bare-{uuid.uuid4().hex[:8]}", 0, most, False
+    while left and not over:
+        joining = pb.JoinRequest(protocol_version=1, actor_id=actor_id, incarnation=time.time_ns(), stay=True)
+        run = patiently(stub.Join, joining, 10)
+        check(run)
+        player, weights, version, newest, sequence = Player(run), {}, 0, 1, 0
+        try:
+            while left and not over:
+                if newest > version:
+                    request = pb.GetParametersRequest(actor_id=actor_id, known_version=version)
+                    answer = patiently(stub.GetParameters, request, 30)
+                    if not answer.not_modified:
+                        weights, version = safetensors.numpy.load(answer.parameters), answer.version
+                began = time.monotonic()
+                unroll, episodes = player.collect(weights, version, run.unroll_length)
+                sequence += 1
+                submission = pb.SubmitTrajectoryRequest(
+                    actor_id=actor_id,
+                    incarnation=joining.incarnation,
+                    sequence=sequence,
+                    spec_digest=run.spec_digest,
+                    unroll=unroll,
+                    episodes=episodes,
+                    age_seconds=time.monotonic() - began,
+                )
+                told = patiently(stub.SubmitTrajectory, submission, 90)
+                accepted, newest, left = accepted + told.accepted, told.parameter_version, left - 1
+                over = told.reason == pb.REASON_RUN_OVER
+        except grpc.RpcError as error:
+            # The learner was started anew and knows no such actor, or has another run. Where `Join` itself says so, that is that.
+            if error.code() is not grpc.StatusCode.FAILED_PRECONDITION:
+                raise
+        finally:
+            player.world.close()
     return accepted
+
+
+def check(run: pb.JoinResponse) -> None:
+    """Ends the program where the run asks for what is left out here."""
+    network = json.loads(run.network_json)
+    known = network.get("network", "auto") in ("auto", "mlp") and not network.get("normalise_observations")
+    if not known or run.state_specs or len(run.actions.sizes) != 1 or json.loads(run.environment_wrappers_json or "[]"):
+        raise SystemExit(
+            f"{run.environment_id}: expected the network mlp without a memory, one choice, no wrappers, observations as they are"
+        )
 
 
 def main() -> None:

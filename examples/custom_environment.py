@@ -1,6 +1,6 @@
 """An environment of one's own. Copy it, and train it by `--env custom_environment:Corridor-v0 --allow-module custom_environment`.
 
-The module has to be importable wherever actors run: in their working directory, or installed.
+The module has to be importable wherever learner and actors run: installed, or in a folder that PYTHONPATH names.
 """
 
 from typing import Any

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from actor_client.evaluate import Act, load_network, policy
-from impala.environments import VectorEnvironment, agent_spec
+from impala.environments import Hosting, VectorEnvironment, agent_spec
 from run_directory.checkpoint import load_newest_checkpoint
 from run_directory.layout import RunDirectory
 
@@ -37,14 +37,16 @@ def main() -> None:
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--episodes", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--allow-module", nargs="*", default=[], help="where environments and networks of one's own may come from")
     arguments = parser.parse_args()
+    hosting = Hosting(allowed_modules=tuple(arguments.allow_module))
     run = RunDirectory(arguments.run_dir)
     agent, checkpoint = run.agent_config(), load_newest_checkpoint(run.checkpoints)
     assert checkpoint is not None, f"{arguments.run_dir} holds no checkpoint"
     # What the run's environments look like to the network, and one of them in that form.
-    spec = agent_spec(agent)
-    environment = VectorEnvironment(agent.environments[0], 1, spec=spec, last_action_reward=agent.network.last_action_reward)
-    network = load_network(agent, spec, checkpoint.parameters, allowed_modules=())
+    spec, last = agent_spec(agent, hosting), agent.network.last_action_reward
+    environment = VectorEnvironment(agent.environments[0], 1, spec=spec, last_action_reward=last, hosting=hosting)
+    network = load_network(agent, spec, checkpoint.parameters, allowed_modules=hosting.allowed_modules)
     act = policy(network, environment.environments, greedy=True, seed=arguments.seed)
     for number, episode_return in enumerate(play(environment, act, arguments.episodes, arguments.seed), start=1):
         print(f"episode {number}: return {episode_return:g}")

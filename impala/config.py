@@ -4,11 +4,16 @@ The string under a field is its documentation and its `--help`. Programs compose
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Self, get_args
 
 from impala.errors import ConfigError
+
+
+def is_allowed(module: str, allowed: Sequence[str]) -> bool:
+    """Whether a module is one of those that a machine allows to be imported, or lies within a package that is."""
+    return any(module == name or module.startswith(f"{name}.") for name in allowed)
 
 
 def _check_choices(config: Any, *names: str) -> None:

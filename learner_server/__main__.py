@@ -51,15 +51,13 @@ def main() -> None:
     """Runs a learner and exits: 0 done, 1 failed or fell short, 2 cannot run as asked."""
     _check_installed()
     # Late: what they import comes with the extra `learner`, which an actor's machine does without.
-    from rich.console import Console
-
-    from learner_server.console import EventConsole, on_console
+    from learner_server.console import EventConsole, on_console, standard_output
     from learner_server.group import Place
     from learner_server.run import run_learner
     from learner_server.spans import spans_of_environment
 
     log_format = asked_for(sys.argv[1:])
-    console = EventConsole() if log_format == "json" else Console()
+    console = EventConsole() if log_format == "json" else standard_output()
     set_up(log_format, human=lambda: on_console(console))
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     try:

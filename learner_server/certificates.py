@@ -18,6 +18,8 @@ from impala.errors import ConfigError
 _PRIVATE, _PUBLIC = 0o600, 0o644
 # The authority is valid as many times as long as what it issues.
 _AUTHORITY_TERMS = 10
+# A hundred years, and the authority's thousand: what calendars take.
+_MOST_DAYS = 36_500
 # Clocks of machines differ.
 _BACKDATED = datetime.timedelta(hours=1)
 
@@ -42,6 +44,8 @@ class CertificatesConfig:
             raise ConfigError("hosts: expected the names by which actors call the learner, came none")
         if self.days < 1:
             raise ConfigError(f"days: expected at least 1, came {self.days}")
+        if self.days > _MOST_DAYS:
+            raise ConfigError(f"days: expected at most {_MOST_DAYS}, came {self.days}")
 
 
 class Authority:
@@ -96,6 +100,11 @@ class Authority:
             raise ConfigError(f"dir: expected the key of {certificate} in {key}, came another; remove both for a new authority")
         if own.not_valid_after_utc <= datetime.datetime.now(datetime.UTC):
             raise ConfigError(f"dir: {certificate} has expired; remove it and {key.name} for a new authority")
+        left = (own.not_valid_after_utc - datetime.datetime.now(datetime.UTC)).days
+        if left < days:
+            raise ConfigError(
+                f"days: expected at most {left}, when {certificate} expires, came {days}; or remove it and {key.name}"
+            )
         return cls(own, private, days=days)
 
     def issue(self, name: str, hosts: tuple[str, ...], usage: x509.ObjectIdentifier) -> tuple[bytes, bytes]:
@@ -197,6 +206,8 @@ def _general_name(host: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
         pass
+    if set(host) & set(":[]/"):
+        raise ConfigError(f"hosts: expected a name or an IP address, without a port or brackets, came {host!r}")
     try:
         return x509.DNSName(host)
     except ValueError as error:

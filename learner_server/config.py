@@ -28,7 +28,7 @@ class LearnerConfig:
     life_loss_terminates: bool = True
     """A life lost is worth nothing from there, as in the paper's Atari runs, though the game and its return go on."""
     allow_module: tuple[str, ...] = ()
-    """Python modules with environments, wrappers or networks to import, here and by local actors."""
+    """Python modules, or packages of them, with environments, wrappers or networks to import, here and by local actors."""
     vectorization: Literal["auto", "native", "sync", "async"] = "auto"
     """How local actors step environments side by side; see impala-actor."""
     preset: str = ""

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import sys
 import time
 from typing import Any
 
@@ -17,6 +18,15 @@ figures_log = logging.getLogger("figures")
 
 _STYLES = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "bold red"}
 _FIGURES_SECONDS = 2.0
+
+
+def standard_output() -> Console:
+    """Returns the console that is the program's standard output, on which no character that the terminal lacks ends a run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    # Where the environment forces colours upon what is no terminal, lines stay lines.
+    return Console(force_terminal=None if sys.stdout.isatty() else False)
 
 
 def on_console(console: Console) -> Lines:

@@ -7,6 +7,7 @@ Between machines these connections are as open as torch makes them: neither encr
 import inspect
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ log = logging.getLogger(__name__)
 
 # A rank that does not come to a meeting for this long is taken for lost: longer than a checkpoint, or a network's compilation.
 _PATIENCE = timedelta(minutes=10)
+
+# What gloo and NCCL say, as plain RuntimeErrors, when a connection to another rank is lost.
+_OF_A_CONNECTION = re.compile(r"gloo|nccl|connection|timed out|timeout|broken pipe|socket", re.IGNORECASE)
 
 
 class RankLost(ImpalaError):
@@ -158,6 +162,8 @@ class TorchGroup(Group):
         except torch.OutOfMemoryError:  # a RuntimeError as well, and this rank's own
             raise
         except RuntimeError as error:
+            if not (isinstance(error, dist.DistError) or _OF_A_CONNECTION.search(str(error))):
+                raise  # a fault of this rank's own: of a network of one's own, say
             said = str(error).partition("\n")[0].partition(". ")[0]
             raise RankLost(f"rank {self.place.rank}: another of the {self.place.size} learners is gone ({said})") from error
 

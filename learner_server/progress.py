@@ -19,7 +19,7 @@ class ProgressDisplay:
     """Shows a run's figures now and then until closed. What is printed meanwhile, logging included, appears above it.
 
     Args:
-        console: where to; its being a terminal decides the form.
+        console: where to; its being a terminal that can move its cursor decides the form.
         title: what is trained.
         total_steps: where the bar ends.
         stop_at_return: shown beside the mean return; None for none.
@@ -31,7 +31,7 @@ class ProgressDisplay:
         self._total_steps = total_steps
         self._target = stop_at_return
         self._due = 0.0
-        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        self._live = Live(console=console, auto_refresh=False) if console.is_terminal and not console.is_dumb_terminal else None
         if self._live:
             self._live.start()
 

@@ -46,7 +46,7 @@ GAUGES = {
     "target_mean": "Mean of the targets v, in the learner's units of reward.",
     "value_mean": "Mean of the values V, in the learner's units of reward.",
     "checkpoint_age_seconds": "Seconds since the newest whole checkpoint was written.",
-    "actors": "Actors that called within the last 10 s.",
+    "actors": "Actors that called within the last 10 s, or within four of their longest pauses lately.",
     "actor_environment_fraction": "Share of actors' time in the last log interval that went into stepping environments.",
     "actor_inference_fraction": "Share of actors' time in the last log interval that went into choosing actions.",
     "actor_wait_fraction": "Share of actors' time in the last log interval that was waited, for a place or for weights.",

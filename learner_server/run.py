@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 import torch
 from rich.console import Console
+from rich.markup import escape
 
 from impala.addresses import split_address
 from impala.environments import agent_spec
@@ -124,7 +125,7 @@ def run_learner(
     group, tasks = join_group(place, device), len(config.env)
     _check_alike(config, group)
     directory = None if place.rank else RunDirectory(config.run_dir or default_run_dir(config))
-    with nullcontext() if directory is None else directory.claim(config.identity(), config.to_json()):
+    with nullcontext() if directory is None else directory.claim(config.identity(), config.to_json() | {"learners": place.size}):
         start = share_starting_point(group, tasks, None if directory is None else find_starting_point(directory, tasks))
         if directory is not None:
             _describe(console, config, directory, start)
@@ -301,8 +302,9 @@ class _Service:
             else:
                 self._server.call(self._servicer.end_run)
             figures = training.finish(end)
-        if end is not End.STOPPED:
-            self._say_farewell()
+            # While the status page still answers, which then has the time to say how the run ended.
+            if end is not End.STOPPED:
+                self._say_farewell()
         return end, figures
 
     def _training(
@@ -339,7 +341,15 @@ class _Service:
         if self._place.rank:
             return nullcontext(lambda _: None)
         token, context = self._access.token, self._access.context
-        return watchers(self._config, self._console, actors=self._actors, histograms=self._histograms, token=token, context=context)
+        return watchers(
+            self._config,
+            self._console,
+            learners=self._place.size,
+            actors=self._actors,
+            histograms=self._histograms,
+            token=token,
+            context=context,
+        )
 
     def _door(self, actors: int) -> Door:
         server, machine = self._server, self._place.machine
@@ -386,13 +396,13 @@ class _Service:
             return code
         said = "-" if last["mean_return_100"] is None else f"{last['mean_return_100']:.1f}"
         figures = f"mean return of the last 100 episodes {said}, {last['env_steps']:,} steps, {last['seconds']:.1f} s"
-        path = self._directory.path
+        path = escape(str(self._directory.path))
         lines = [f"{_HEADLINES[end]}: {figures}"]
         if end is End.STOPPED:
             lines.append(f"to go on: the same command with --run-dir {path}")
         try:
             if draw_curve(self._directory.metrics, self._directory.curve, title=title, target=target):
-                lines.append(f"curve: {self._directory.curve}")
+                lines.append(f"curve: {escape(str(self._directory.curve))}")
         except OSError as error:  # a picture, and it can be drawn again
             log.error("curve: cannot write to %s: %s", self._directory.curve, error.strerror)
         lines.append(f"evaluate: impala-evaluate --run-dir {path}")
@@ -510,7 +520,7 @@ def _build_learner(
 
 
 def _describe(console: Console, config: LearnerConfig, directory: RunDirectory, start: StartingPoint) -> None:
-    console.print(f"run directory: {directory.path}", highlight=False, soft_wrap=True)
+    console.print(f"run directory: {escape(str(directory.path))}", highlight=False, soft_wrap=True)
     if start.checkpoint is None and start.steps_trained:
         console.print(f"no checkpoint was ever written: new weights, at {start.steps_trained:,} steps", highlight=False)
     if start.checkpoint is not None:

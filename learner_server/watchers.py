@@ -1,11 +1,13 @@
 """Who watches a run: its console, Prometheus, browsers. Each is told every line of metrics, on the training thread."""
 
 import ssl
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from impala.addresses import split_address
 from learner_server.actor_registry import ActorRegistry
@@ -23,6 +25,7 @@ def watchers(
     config: LearnerConfig,
     console: Console,
     *,
+    learners: int,
     actors: ActorRegistry,
     histograms: LearnerHistograms,
     token: str | None,
@@ -31,6 +34,7 @@ def watchers(
     """Yields what shows a line of metrics to all that the configuration asks for.
 
     Args:
+        learners: that train as one.
         token, context: as browsers are served, see `StatusServer`.
 
     Raises:
@@ -42,7 +46,16 @@ def watchers(
             port = MetricsPort(config.metrics, histograms, checkpoint_seconds=config.checkpoint_seconds)
             shows.append(open_ones.enter_context(closing(port)).update)
         if config.status is not None:
-            page = _status_page(config, config.status, console, actors=actors, histograms=histograms, token=token, context=context)
+            page = _status_page(
+                config,
+                config.status,
+                console,
+                learners=learners,
+                actors=actors,
+                histograms=histograms,
+                token=token,
+                context=context,
+            )
             shows.append(open_ones.enter_context(page))
         shows.append(open_ones.enter_context(closing(_display(config, console))).show)
 
@@ -58,7 +71,7 @@ def _display(config: LearnerConfig, console: Console) -> ProgressDisplay | Figur
         return FigureLog()
     return ProgressDisplay(
         console,
-        title=f"IMPALA  {', '.join(config.env)}  seed {config.seed}",
+        title=f"IMPALA  {escape(', '.join(config.env))}  seed {config.seed}",
         total_steps=config.total_steps,
         stop_at_return=config.stop_at_return,
     )
@@ -70,6 +83,7 @@ def _status_page(
     address: str,
     console: Console,
     *,
+    learners: int,
     actors: ActorRegistry,
     histograms: LearnerHistograms,
     token: str | None,
@@ -79,13 +93,15 @@ def _status_page(
     from learner_server.status.feed import StatusFeed
     from learner_server.status.server import StatusServer
 
-    capacity = config.queue_batches * config.fresh_trajectories
+    capacity = learners * config.queue_batches * config.fresh_trajectories
     run = {
         "env": config.env,
         "seed": config.seed,
         "total_steps": config.total_steps,
         "stop_at_return": config.stop_at_return,
         "queue_capacity": capacity,
+        # Tells a page that is open that it hears of another process than before.
+        "process": time.time(),
     }
     feed = StatusFeed(
         run=run,

@@ -73,7 +73,8 @@ def read_run(path: Path) -> Run:
     if type(config.get("seed")) is not int:
         raise ConfigError(f"seed: expected a number in {directory.config}, came {config.get('seed')!r}")
     record = config.pop("learner", {})
-    conditions = {**config, **{name: record.get(name) for name in _CONDITIONS}}
+    # Records of before there were several learners do not say how many there were.
+    conditions = {**config, **{name: record.get(name) for name in _CONDITIONS}, "learners": record.get("learners", 1)}
     del conditions["seed"]
     return Run(
         path=path,

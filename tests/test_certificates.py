@@ -113,7 +113,24 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         make(tmp_path / "file" / "certs")
 
 
-@pytest.mark.parametrize(("hosts", "days", "field"), [((), 1, "hosts"), (("a",), 0, "days"), (("bücher.example",), 1, "hosts")])
+def test_nothing_is_issued_that_outlives_its_authority(folder: Path) -> None:
+    make(folder, days=7)
+    make(folder, days=60)
+    with pytest.raises(ConfigError, match=r"^days: expected at most (69|70), when .*ca\.pem expires, came 71"):
+        make(folder, days=71)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "days", "field"),
+    [
+        ((), 1, "hosts"),
+        (("a",), 0, "days"),
+        (("a",), 4_000_000, "days"),
+        (("bücher.example",), 1, "hosts"),
+        (("learner.example:50051",), 1, "hosts"),
+        (("[::1]",), 1, "hosts"),
+    ],
+)
 def test_what_makes_no_certificate_is_refused_by_name(folder: Path, hosts: tuple[str, ...], days: int, field: str) -> None:
     with pytest.raises(ConfigError, match=f"^{field}: expected"):
         write_certificates(CertificatesConfig(dir=folder, hosts=hosts, days=days))

@@ -58,6 +58,19 @@ def test_groups_are_named_by_what_sets_them_apart(settings: list[dict[str, Any]]
     assert [group.name for group in group_runs(runs)] == names
 
 
+def test_runs_of_several_learners_are_another_group_than_those_of_one(tmp_path: Path) -> None:
+    one, two, old = (write_run(tmp_path / name) for name in ("one", "two", "old"))
+    for run, learners in ((one, {"learners": 1}), (two, {"learners": 2}), (old, {})):
+        config = json.loads((run / "config.json").read_text())
+        config["learner"].update(learners)
+        (run / "config.json").write_text(json.dumps(config))
+    groups = group_runs([read_run(run) for run in (one, two, old)])
+    assert [(group.name, [run.path for run in group.runs]) for group in groups] == [
+        ("learners 1", [one, old]),
+        ("learners 2", [two]),
+    ]
+
+
 def test_groups_that_differ_in_much_are_named_by_a_run(tmp_path: Path) -> None:
     other = {"batch_size": 8, "unroll_length": 5, "replay_fraction": 0.5, "inject_lag": 1}
     runs = [read_run(write_run(tmp_path / "a")), read_run(write_run(tmp_path / "b", **other))]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from impala.config import AgentConfig, EnvironmentConfig, LossConfig, NetworkConfig, OptimiserConfig, network_from_json
+from impala.config import AgentConfig, EnvironmentConfig, LossConfig, NetworkConfig, OptimiserConfig, is_allowed, network_from_json
 from impala.errors import ConfigError
 
 NAN, INFINITY = float("nan"), float("inf")
@@ -93,6 +93,13 @@ def test_an_agent_without_environments_is_refused() -> None:
 def test_a_correction_of_another_name_is_refused(correction: Any) -> None:
     with pytest.raises(ConfigError, match=rf"^correction: expected one of vtrace, one-step, epsilon, none, came '{correction}'$"):
         LossConfig(correction=correction)
+
+
+def test_a_package_that_is_allowed_allows_what_is_within() -> None:
+    assert is_allowed("package", ["other", "package"])
+    assert is_allowed("package.worlds.maze", ["package"])
+    assert not is_allowed("packages", ["package"])
+    assert not is_allowed("package", ["package.worlds"])
 
 
 def test_an_optimiser_or_a_clip_of_another_name_is_refused() -> None:

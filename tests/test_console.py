@@ -2,6 +2,7 @@
 
 import io
 import logging
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from impala.log_lines import HumanLine
-from learner_server.console import EventConsole, FigureLog, on_console
+from learner_server.console import EventConsole, FigureLog, on_console, standard_output
 
 FIGURES: dict[str, Any] = {"env_steps": 12_345, "mean_return_100": None}
 
@@ -22,6 +23,16 @@ def test_an_event_is_a_line_however_narrow_the_console_and_its_brackets_stay(ter
     lines.handle(logging.makeLogRecord({"msg": "[red]" + "x" * 50, "levelname": "INFO"}))
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue() == f"TIME INFO     [red]{'x' * 50}\n"
+
+
+def test_a_character_that_an_output_lacks_is_replaced_and_colours_make_no_terminal_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    console = standard_output()
+    console.print("1 … 2")
+    sys.stdout.flush()
+    assert (console.is_terminal, written.getvalue()) == (False, b"1 ? 2\n")
 
 
 def test_what_is_printed_is_logged_without_its_colours(caplog: pytest.LogCaptureFixture) -> None:

@@ -825,7 +825,9 @@ def test_atari_shows_single_grey_frames_and_skips_once(vectorization: Any, kwarg
 
 
 @pytest.mark.parametrize("vectorization", ["auto", "sync"])
-@pytest.mark.parametrize("name", ["stack_num", "episodic_life", "life_loss_info", "batch_size", "autoreset_mode"])
+@pytest.mark.parametrize(
+    "name", ["stack_num", "episodic_life", "life_loss_info", "batch_size", "autoreset_mode", "reward_clipping"]
+)
 def test_arguments_that_would_break_an_atari_unroll_are_refused(vectorization: Any, name: str) -> None:
     with pytest.raises(ConfigError, match=name):
         make("ALE/Pong-v5", 1, hosting=Hosting(vectorization=vectorization), **{name: 1})

@@ -1,6 +1,7 @@
 """Evaluation: as many episodes as asked for, none favoured; and what its command line says."""
 
 import json
+import logging
 import sys
 import threading
 from collections import Counter
@@ -14,7 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from actor_client.evaluate import EvaluateConfig, evaluate, main, play, policy
+import actor_client.evaluate
+import actor_client.scores
+from actor_client.evaluate import EvaluateConfig, Evaluation, evaluate, main, play, policy
 from actor_client.scores import confidence_interval, summarise
 from impala.config import AgentConfig, EnvironmentConfig, NetworkConfig
 from impala.distributions import Categorical
@@ -325,6 +328,28 @@ def test_the_vector_form_is_the_one_asked_for(
     assert run_main(monkeypatch, "--run-dir", str(run), "--episodes", "1", "--vectorization", "sync") == 0
 
 
+def test_an_evaluation_that_takes_long_says_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(actor_client.evaluate, "_SAYS_SECONDS", 0.0)
+    with caplog.at_level(logging.INFO):
+        played(3, envs=1)
+    # Environment 0's episodes have a step each, and then there is its reset.
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{ended} of 3 episodes; one under way has {steps} steps" for ended, steps in ((0, 1), (1, 0), (1, 1), (2, 0), (2, 1))
+    ]
+
+
+def test_a_game_that_was_made_another_has_no_score_of_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actor_client.scores, "human_normalised", lambda *_: 50.0)
+    clipped = EnvironmentConfig(environment_id=ID, wrappers=(("TimeLimit", {"max_episode_steps": 9}),))
+    scores = [
+        evaluate(EvaluateConfig(run_dir=make_run(tmp_path / name, agent), episodes=1))["human_normalised"]
+        for name, agent in (("own", AGENT), ("wrapped", replace(AGENT, environments=(clipped,))))
+    ]
+    assert scores == [50.0, None]
+
+
 # --- video
 
 
@@ -342,6 +367,8 @@ def test_a_video_without_its_packages_gets_one_line_that_says_which(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    # Not after the episodes, which may have taken an hour.
+    monkeypatch.setattr(Evaluation, "play", lambda *_: pytest.fail("played before it said so"))
     run = make_run(tmp_path / "run")
     assert run_main(monkeypatch, "--run-dir", str(run), "--episodes", "1", "--video", str(tmp_path / "video")) == 2
     (line,) = capsys.readouterr().err.splitlines()

@@ -39,6 +39,14 @@ def test_a_learner_takes_its_unrolls_and_computes_the_probabilities_that_it_did(
     assert float(loss.log_rho_abs_lag_0) < 1e-5
 
 
+class Failure(grpc.RpcError):
+    """What a call ends with."""
+
+    def __init__(self, code: grpc.StatusCode) -> None:
+        super().__init__()
+        self.code = lambda: code
+
+
 def test_it_takes_newer_weights_and_stops_when_the_run_is_over() -> None:
     class Stub:
         """Publishes a version for every unroll, and ends the run with the third."""
@@ -87,11 +95,6 @@ def test_its_rows_lie_as_the_contract_says_where_episodes_end() -> None:
 
 
 def test_it_comes_back_to_a_learner_that_was_away_and_gives_up_on_one_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Failure(grpc.RpcError):
-        def __init__(self, code: grpc.StatusCode) -> None:
-            super().__init__()
-            self.code = lambda: code
-
     monkeypatch.setattr(bare_actor.time, "sleep", lambda seconds: None)
     fates = [Failure(grpc.StatusCode.UNAVAILABLE), Failure(grpc.StatusCode.DEADLINE_EXCEEDED), "answer"]
 
@@ -108,10 +111,50 @@ def test_it_comes_back_to_a_learner_that_was_away_and_gives_up_on_one_that_refus
     assert fates == []
 
 
-def test_it_refuses_what_it_was_not_written_for() -> None:
+def test_it_joins_again_where_the_learner_no_longer_knows_it() -> None:
+    class Stub:
+        """A learner that is started anew before the second unroll comes."""
+
+        def __init__(self) -> None:
+            self.joined: list[int] = []
+            self.sequences: list[int] = []
+
+        def Join(self, request: pb.JoinRequest, timeout: float) -> pb.JoinResponse:
+            self.joined.append(request.incarnation)
+            return pb.JoinResponse(
+                environment_id="CartPole-v1", environments=2, unroll_length=4, network_json="{}", actions=pb.ActionSpec(sizes=[2])
+            )
+
+        def GetParameters(self, request: pb.GetParametersRequest, timeout: float) -> pb.GetParametersResponse:
+            assert request.known_version == 0
+            return pb.GetParametersResponse(version=1, parameters=bare_actor.safetensors.numpy.save(uniform_weights()))
+
+        def SubmitTrajectory(self, request: pb.SubmitTrajectoryRequest, timeout: float) -> pb.SubmitTrajectoryResponse:
+            self.sequences.append(request.sequence)
+            if len(self.sequences) == 2:
+                raise Failure(grpc.StatusCode.FAILED_PRECONDITION)
+            return pb.SubmitTrajectoryResponse(accepted=True, parameter_version=1)
+
+    stub: Any = Stub()
+    assert bare_actor.act(stub, 3) == 3
+    assert stub.sequences == [1, 2, 1, 2]
+    assert stub.joined == sorted(set(stub.joined))
+    assert len(stub.joined) == 2
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"network_json": '{"network": "shallow"}'},
+        {"network_json": '{"normalise_observations": true}'},
+        {"network_json": "{}", "environment_wrappers_json": '[["ClipReward", {}]]'},
+    ],
+    ids=["network", "normalised", "wrapped"],
+)
+def test_it_refuses_what_it_was_not_written_for(fields: dict[str, str]) -> None:
     class Stub:
         def Join(self, request: pb.JoinRequest, timeout: float) -> pb.JoinResponse:
-            return pb.JoinResponse(environment_id="ALE/Pong-v5", network_json='{"network": "shallow"}')
+            return pb.JoinResponse(environment_id="CartPole-v1", actions=pb.ActionSpec(sizes=[2]), **fields)
 
     stub: Any = Stub()
     with pytest.raises(SystemExit, match="expected the network mlp"):

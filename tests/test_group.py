@@ -135,6 +135,20 @@ def _lose_one(group: Group) -> None:
     raise RuntimeError("it was noticed")
 
 
+def _fault(group: Group) -> None:
+    with group.meeting():
+        torch.ones(3, 3) @ torch.ones(4, 2)
+
+
+def test_a_fault_of_one_s_own_is_not_taken_for_another_learner_s_end() -> None:
+    ranks = Ranks()
+    with pytest.raises(AssertionError) as caught:
+        ranks(_fault)
+    assert "RuntimeError: mat1 and mat2 shapes cannot be multiplied" in str(caught.value)
+    assert "RankLost" not in str(caught.value)
+    ranks.end()
+
+
 def test_a_rank_that_is_gone_is_noticed() -> None:
     ranks = Ranks()
     with pytest.raises(AssertionError) as caught:

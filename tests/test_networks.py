@@ -314,7 +314,7 @@ def test_an_allowed_module_s_torso_stands_between_inputs_and_heads() -> None:
             SPACES["vector"],
             "network: expected a module that this machine allows, .*--allow-module forb",
         ),
-        ({"network": "own_networks.inner:Torso"}, SPACES["vector"], "network: expected a module that this machine allows"),
+        ({"network": "of_another.networks:Torso"}, SPACES["vector"], "network: expected a module that this machine allows"),
         ({"network": "no_such_module:Torso"}, SPACES["vector"], "network: expected MODULE:CLASS, came .*No module"),
         ({"network": "own_networks:Missing"}, SPACES["vector"], "network: expected MODULE:CLASS, came .*Missing"),
         ({"network": "own_networks:NotATorso"}, SPACES["vector"], "network: expected a subclass of impala.networks.Torso"),

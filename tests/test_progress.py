@@ -51,6 +51,11 @@ def test_where_there_is_no_terminal_a_plain_line_says_it_all() -> None:
     assert shown(FIGURES, terminal=False) == PLAIN
 
 
+def test_a_terminal_that_cannot_move_its_cursor_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    assert shown(FIGURES, terminal=True) == PLAIN
+
+
 def test_plain_lines_are_seconds_apart(clock: SimpleNamespace) -> None:
     console = Console(file=io.StringIO(), width=120)
     display = ProgressDisplay(console, title="", total_steps=1_000_000, stop_at_return=None)

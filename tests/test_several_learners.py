@@ -1,5 +1,6 @@
 """Learners started by torchrun, with actors as processes: they train as one, and one that is killed ends them all."""
 
+import json
 import os
 import signal
 import subprocess
@@ -48,6 +49,7 @@ def test_two_learners_solve_what_one_does_and_end_together(programs: Programs, t
     assert lines[-1]["ended"] == "solved"
     assert lines[-1]["mean_return_100"] >= 475
     assert any(line["actors_by_rank"] == [1, 1] for line in lines)
+    assert json.loads((run_dir / "config.json").read_text())["learner"]["learners"] == 2
     assert accounts_balance(run_dir)
     # Those of both ranks' actors, in one checkpoint.
     steps = steps_of_actors(run_dir)

@@ -33,8 +33,9 @@ _NATIVE = {
     "num_threads": 1,  # an actor is one core
 }
 
-# With these the rows would no longer be what the unroll says, or, for the stack, every frame would travel several times.
-_REFUSED = {"stack_num", "episodic_life", "life_loss_info", "autoreset_mode", "batch_size"}
+# With these the rows would no longer be what the unroll says, returns would not be the game's, or, for the stack, every frame
+# would travel several times.
+_REFUSED = {"stack_num", "episodic_life", "life_loss_info", "autoreset_mode", "batch_size", "reward_clipping"}
 
 # What the native form calls differently than, or has besides, the preprocessing of single environments.
 _RENAMED = {"frameskip": "frame_skip", "noop_max": "noop_max", "grayscale": "grayscale_obs"}
@@ -112,8 +113,8 @@ def _refuse(kwargs: Mapping[str, Any]) -> None:
     refused = sorted(kwargs.keys() & _REFUSED)
     if refused:
         raise ConfigError(
-            f"env-kwargs: expected arguments of one Atari game, came {', '.join(refused)}; frames are stacked by the network, and "
-            "life_loss_terminates says what a lost life is"
+            f"env-kwargs: expected arguments of one Atari game, came {', '.join(refused)}; frames are stacked by the network, the "
+            "learner clips rewards (--reward-clip), and life_loss_terminates says what a lost life is"
         )
 
 

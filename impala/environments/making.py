@@ -11,7 +11,7 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-from impala.config import EnvironmentConfig
+from impala.config import EnvironmentConfig, is_allowed
 from impala.environments import families
 from impala.errors import ConfigError
 
@@ -109,7 +109,7 @@ def _find(environment_id: str, hosting: Hosting) -> EnvSpec:
 
 def _import(name: str, module: str, hosting: Hosting) -> Any:
     # Names come from the learner, and a learner must not choose what code an actor imports.
-    if module not in hosting.allowed_modules:
+    if not is_allowed(module, hosting.allowed_modules):
         raise ConfigError(f"environment: {name!r} would import a module; this machine allows it with --allow-module {module}")
     return importlib.import_module(module)
 

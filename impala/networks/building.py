@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from impala.config import NetworkConfig
+from impala.config import NetworkConfig, is_allowed
 from impala.errors import ConfigError
 from impala.networks.convolutions import SMALLEST_IMAGE, ConvolutionalTorso
 from impala.networks.frames import FrameStack
@@ -24,8 +24,8 @@ def build_network(config: NetworkConfig, spec: EnvironmentSpec, *, allowed_modul
     Args:
         config: which network.
         spec: what the environment shows and takes.
-        allowed_modules: modules that a network "MODULE:CLASS" may name. A learner chooses the network and an actor builds it: which
-            code may be imported, each machine says for itself.
+        allowed_modules: modules, and packages with all within, that a network "MODULE:CLASS" may name. A learner chooses the
+            network and an actor builds it: which code may be imported, each machine says for itself.
 
     Raises:
         ConfigError: the network does not take such observations; its module is not allowed, or has no such torso.
@@ -81,7 +81,7 @@ def _trunk_by_size(image: EntrySpec) -> str:
 
 def _own_torso_maker(network: str, spec: EnvironmentSpec, allowed: Sequence[str]) -> Callable[[], Torso]:
     module, _, name = network.partition(":")
-    if module not in allowed:
+    if not is_allowed(module, allowed):
         raise ConfigError(
             f"network: expected a module that this machine allows, came {network!r}; --allow-module {module} allows it"
         )

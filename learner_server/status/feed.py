@@ -107,7 +107,8 @@ class StatusFeed:
 
     def _note_checkpoint(self, figures: Mapping[str, Any]) -> None:
         before, age = self._figures.get("checkpoint_age_seconds"), figures["checkpoint_age_seconds"]
-        if age is not None and (before is None or age < before):
+        # Not with the first figures, whose checkpoint is that of an earlier process or of the start.
+        if self._figures and age is not None and (before is None or age < before):
             self.events.add(f"checkpoint written, of about version {figures['parameter_version']}")
 
     def _note_changes(self, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -137,9 +137,9 @@ function showCharts(history) {
     drawing.replaceChildren(...keys.map((key, line) =>
       svg("path", { d: pathOf(times, history[key], low, high), class: line ? "second" : "first" })));
     drawing.setAttribute("aria-label", known.length
-      ? `${name}: now ${newest}; from ${write(Math.min(...known))} to ${write(high)} over ${duration(times[times.length - 1])}` : `${name}: nothing yet`);
+      ? `${name}: now ${newest}; from ${write(Math.min(...known))} to ${write(high)} over ${duration(times[times.length - 1] - times[0])}` : `${name}: nothing yet`);
     setText(scale.children[0], `${write(low)} to ${write(high)}`);
-    setText(scale.children[1], duration(times[times.length - 1]));
+    setText(scale.children[1], duration(times[times.length - 1] - times[0]));
   });
 }
 
@@ -236,7 +236,7 @@ function showEvents(events) {
 
 // --- Asking
 
-let heardAt = Date.now(), ended = "";
+let heardAt = Date.now(), ended = "", process = 0;
 
 async function ask(path) {
   const answer = await fetch(path, { signal: AbortSignal.timeout(LOST_AFTER) });
@@ -249,6 +249,12 @@ async function update() {
     const status = await ask("status.json");
     heardAt = Date.now();
     setText($("title"), `IMPALA  ${status.run.env.join(", ")}  seed ${status.run.seed}`);
+    if (status.run.process !== process) {
+      // Another process, after a restart: it counts its events from 1.
+      process = status.run.process;
+      newestEvent = 0;
+      $("events").replaceChildren();
+    }
     document.title = `${status.run.env.join(", ")} – IMPALA learner`;
     setText($("limit"), status.verdict.limit);
     setText($("evidence"), sentence(status.verdict.evidence));
@@ -263,8 +269,10 @@ async function update() {
     // Said below, once it has lasted.
   }
   const lost = Date.now() - heardAt > LOST_AFTER;
-  $("connection").className = lost ? "lost" : "";
-  setText($("connection"), lost ? `no answer for ${duration((Date.now() - heardAt) / 1000)}: the figures are of before` : ended ? `the run has ended: ${ended}` : "live");
+  $("connection").className = lost && !ended ? "lost" : "";
+  // A run that has ended answers no more, and that is as it should be.
+  const silent = `no answer for ${duration((Date.now() - heardAt) / 1000)}: the figures are of before`;
+  setText($("connection"), ended ? `the run has ended: ${ended}` : lost ? silent : "live");
   setTimeout(update, STATUS_EVERY);
 }
 
