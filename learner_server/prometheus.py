@@ -19,7 +19,7 @@ COUNTERS = {
     "learner_updates": "Gradient steps that made a new version of the weights.",
     "skipped_updates": "Gradient steps given up because loss or gradient was not finite.",
     "episodes": "Episodes that actors finished.",
-    "steps_received": "Agent steps in valid unrolls.",
+    "steps_received": "Agent steps in valid unrolls, those that wait left out.",
     "steps_dropped": "Agent steps received and not trained on.",
     "bytes_received": "Bytes of messages from actors, since this process started.",
     "bytes_sent": "Bytes of weights to actors, since this process started.",
@@ -100,7 +100,9 @@ class MetricsPort(Collector):
         figures = self._figures
         for name, text in COUNTERS.items():
             if figures.get(name) is not None:
-                yield CounterMetricFamily(f"impala_{name}", text, value=figures[name])
+                # Callers in line may go away again, and a counter that falls is taken for one that began anew.
+                waiting = figures["steps_waiting"] if name == "steps_received" else 0
+                yield CounterMetricFamily(f"impala_{name}", text, value=figures[name] - waiting)
         for name, text in GAUGES.items():
             if figures.get(name) is not None:
                 yield GaugeMetricFamily(f"impala_{name}", text, value=figures[name])
