@@ -56,8 +56,8 @@ class Balance:
         with self._lock:
             self._doors = list(doors)
             loads = self._loads()
-            # The next when those before have had the time to arrive; so few, since as many may come from every other rank. There are
-            # many to send where actors were there before the ranks knew of each other: then all are with one.
+            # The next when those before have had the time to arrive; so few, since as many may come from every other rank. There
+            # are many to send where actors were there before the ranks knew of each other: then all are with one.
             gap = max(loads) - min(loads)
             sends = not self._sent and loads[self._rank] == max(loads) and gap > 1
             self._may_send = max(1, gap // len(loads)) if sends else 0
