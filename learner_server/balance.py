@@ -49,18 +49,15 @@ class Balance:
         self._doors: list[Door] = []
         # Ranks that actors were sent to, and until when they are taken for under way.
         self._sent: list[tuple[int, float]] = []
-        self._may_send = 0
+        self._may_send_one = False
 
     def update(self, doors: Sequence[Door]) -> None:
-        """Takes in where all ranks stand, in their order. The busiest may send actors away if another rank has two fewer."""
+        """Takes in where all ranks stand, in their order. The busiest may send one actor away if another rank has two fewer."""
         with self._lock:
             self._doors = list(doors)
             loads = self._loads()
-            # The next when those before have had the time to arrive; so few, since as many may come from every other rank. There
-            # are many to send where actors were there before the ranks knew of each other: then all are with one.
-            gap = max(loads) - min(loads)
-            sends = not self._sent and loads[self._rank] == max(loads) and gap > 1
-            self._may_send = max(1, gap // len(loads)) if sends else 0
+            # One at a time, and the next when that one has had the time to arrive.
+            self._may_send_one = not self._sent and loads[self._rank] == max(loads) and max(loads) - min(loads) > 1
 
     def place(self, called: str, joined_here: int) -> str | None:
         """Returns the HOST:PORT of the rank that an actor which joins should go to; None for here.
@@ -90,9 +87,8 @@ class Balance:
     def send_one_away(self) -> bool:
         """Returns whether the actor that calls should go to another rank; true once for each that may."""
         with self._lock:
-            sends = self._may_send > 0
+            sends, self._may_send_one = self._may_send_one, False
             if sends:
-                self._may_send -= 1
                 # Where it goes it is told when it joins; until then it counts nowhere.
                 self._sent.append((-1, self._clock() + _UNDER_WAY_SECONDS))
             return sends
