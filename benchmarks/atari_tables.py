@@ -28,7 +28,7 @@ def evaluations(results: dict[str, dict[str, Any]]) -> Iterator[str]:
     yield "| game | seed | minutes | agent steps | updates | mean return | median | lowest | human-normalised | processes | on |"
     yield "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|"
     for result in results.values():
-        for run in result["runs"]:
+        for run in sorted(result["runs"], key=lambda run: int(run["seed"])):
             for each in (*run["earlier"], run):
                 played = each["evaluation"][result["manner"]]
                 low, high = played["ci95"]
