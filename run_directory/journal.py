@@ -75,7 +75,8 @@ class JournalWriter:
                     written += 1
         except OSError:
             # A network filesystem may say only at the closing that it has no room, and not what arrived: better twice than never.
-            written %= len(self._aside)
+            if written == len(self._aside):
+                written = 0
             raise
         finally:
             for _ in range(written):

@@ -3,6 +3,7 @@
 import io
 import logging
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,8 @@ from rich.console import Console
 
 from impala.log_lines import HumanLine
 from learner_server.console import EventConsole, FigureLog, on_console, standard_output
+from learner_server.run import _describe
+from run_directory.layout import RunDirectory
 
 FIGURES: dict[str, Any] = {"env_steps": 12_345, "mean_return_100": None}
 
@@ -33,6 +36,15 @@ def test_a_character_that_an_output_lacks_is_replaced_and_colours_make_no_termin
     console.print("1 … 2")
     sys.stdout.flush()
     assert (console.is_terminal, written.getvalue()) == (False, b"1 ? 2\n")
+
+
+def test_a_folder_s_brackets_are_no_markup() -> None:
+    console = Console(file=io.StringIO(), width=20, color_system=None)
+    start: Any = SimpleNamespace(checkpoint=None, steps_trained=0)
+    config: Any = None
+    _describe(console, config, RunDirectory(Path("runs/a[lr=1][/y]")), start)
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue() == "run directory: runs/a[lr=1][/y]\n"
 
 
 def test_what_is_printed_is_logged_without_its_colours(caplog: pytest.LogCaptureFixture) -> None:

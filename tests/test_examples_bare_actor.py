@@ -39,6 +39,11 @@ def test_a_learner_takes_its_unrolls_and_computes_the_probabilities_that_it_did(
     assert float(loss.log_rho_abs_lag_0) < 1e-5
 
 
+RUN = pb.JoinResponse(
+    environment_id="CartPole-v1", environments=2, unroll_length=4, network_json="{}", actions=pb.ActionSpec(sizes=[2])
+)
+
+
 class Failure(grpc.RpcError):
     """What a call ends with."""
 
@@ -56,9 +61,7 @@ def test_it_takes_newer_weights_and_stops_when_the_run_is_over() -> None:
             self.sequences: list[int] = []
 
         def Join(self, request: pb.JoinRequest, timeout: float) -> pb.JoinResponse:
-            return pb.JoinResponse(
-                environment_id="CartPole-v1", environments=2, unroll_length=4, network_json="{}", actions=pb.ActionSpec(sizes=[2])
-            )
+            return RUN
 
         def GetParameters(self, request: pb.GetParametersRequest, timeout: float) -> pb.GetParametersResponse:
             assert request.known_version == len(self.versions)
@@ -121,9 +124,7 @@ def test_it_joins_again_where_the_learner_no_longer_knows_it() -> None:
 
         def Join(self, request: pb.JoinRequest, timeout: float) -> pb.JoinResponse:
             self.joined.append(request.incarnation)
-            return pb.JoinResponse(
-                environment_id="CartPole-v1", environments=2, unroll_length=4, network_json="{}", actions=pb.ActionSpec(sizes=[2])
-            )
+            return RUN
 
         def GetParameters(self, request: pb.GetParametersRequest, timeout: float) -> pb.GetParametersResponse:
             assert request.known_version == 0

@@ -193,7 +193,8 @@ def _weights(spec: EnvironmentSpec, network: NetworkConfig) -> int:
     """Returns how many weights MLP, LSTM and heads have; of a torso of convolutions, whose features are some hundreds, none."""
     entries = [entry for name, entry in spec.observations.items() if name != ACTION_MASK]
     is_mlp = network.network == "mlp" or (network.network == "auto" and not any(entry.is_image for entry in entries))
-    shown = sum(sum(entry.categories) or entry.size for entry in entries) * max(1, network.frame_stack)
+    frames = max(1, network.frame_stack)
+    shown = sum((sum(entry.categories) or entry.size) * (frames if entry.is_image else 1) for entry in entries)
     widths = [shown, *network.hidden_sizes] if is_mlp else [1]
     lstm = 4 * network.lstm_size * (network.lstm_size + widths[-1])
     heads = (network.lstm_size or widths[-1]) * (sum(spec.actions.sizes) + spec.actions.dimensions + 1)
