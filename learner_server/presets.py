@@ -26,7 +26,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "total_steps": 600_000,
         "stop_at_return": 475.0,
         "settle_steps": 50_000,
-        # One actor's unrolls are a batch, and none runs ahead: at a lag of six updates this learning rate is unstable.
+        # One actor's unrolls are a batch, and none runs ahead: large lags do not go with so large a learning rate (decision 12).
         "envs": 32,
         "max_in_flight": 1,
         "max_on_the_way": 0,
