@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -439,13 +439,14 @@ class LearnerClient:
             joins = self._joins
             return attempt()
 
-        return self._connection.call(name, noting_joins, mend=lambda: self._rejoin(joins))
+        return self._connection.call(name, noting_joins, mend=lambda again: self._rejoin(joins, again=again))
 
-    def _rejoin(self, joins: int) -> bool:
+    def _rejoin(self, joins: int, *, again: bool) -> bool:
         """Joins again, one thread at a time; returns whether the assignment is still the same.
 
         Args:
             joins: that had been made before the call that was refused. Where another thread has joined since, once is enough.
+            again: the call was refused so, one was joined, and it was refused so once more.
         """
         assert self._assignment is not None
         with self._joining:
@@ -453,11 +454,16 @@ class LearnerClient:
                 return False
             if self._joins != joins:
                 return True
+            if again:
+                # Nor would another join help. The learner has an older version of the same run than this actor: its disk went back.
+                log.warning("the learner takes nothing that this actor has: starting over")
+                self._reassigned.set()
+                return False
             # To stay: what is under way is this learner's.
             anew, before = self._join(stay=True), self._assignment
             assert isinstance(anew, Assignment)
-            # Another run's versions are not this run's, even where their unrolls look the same.
-            if (anew.run_id, anew.spec_digest, anew.task) == (before.run_id, before.spec_digest, before.task):
+            # Another run's versions are not this run's, even where their unrolls look the same. Other limits are taken up anew, too.
+            if replace(anew, seed=before.seed) == before:
                 return True
         log.info("the learner has something else to run now")
         self._reassigned.set()

@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from actor_client.backoff import Backoff
 from actor_client.figures import ActorFigures
 from actor_client.tls import TLS, find_obstacle
-from impala.errors import Refused, Unreachable
+from impala.errors import ConfigError, Refused, Unreachable
 from impala.wire import MAX_MESSAGE_BYTES
 from protos import impala_pb2 as pb
 from protos import impala_pb2_grpc as pb_grpc
@@ -73,7 +73,6 @@ class Connection:
 
     Attributes:
         address: HOST:PORT.
-        heard_at: when the learner answered last, by `time.monotonic`; at first, when this was made.
         accepted: the learner has given this actor something to run. One that did will again, once it is back.
 
     Args:
@@ -101,8 +100,10 @@ class Connection:
         figures: ActorFigures,
     ) -> None:
         self.address = address
-        self.heard_at = time.monotonic()
         self.accepted = False
+        # Since when nobody has answered though somebody called, by `time.monotonic`; None while the learner answers. Not since the last
+        # answer: an actor may collect for minutes before it calls again.
+        self._silent_since: float | None = time.monotonic()
         self._tls = tls
         # Read once: a connection that is made anew must not fail for a file.
         self._credentials = None if tls is None else tls.credentials()
@@ -163,18 +164,19 @@ class Connection:
         except grpc.RpcError as error:
             log.debug("round trip not measured: %s", error.code())
             return None
-        self.heard_at = time.monotonic()
-        return self.heard_at - began
+        self._silent_since = None
+        return time.monotonic() - began
 
     # --- calls that are tried again
 
-    def call(self, name: str, attempt: Callable[[], Any], *, mend: Callable[[], bool] | None = None) -> Any:
+    def call(self, name: str, attempt: Callable[[], Any], *, mend: Callable[[bool], bool] | None = None) -> Any:
         """Returns the answer of a call, tried again until it has one.
 
         Args:
             name: of the call, for the log and the figures.
             attempt: makes it once.
-            mend: called where the learner answers FAILED_PRECONDITION, before the next try, or, where it returns False, None.
+            mend: called where the learner answers FAILED_PRECONDITION, with whether that was its answer to the last try, too, before
+                the next try or, where it returns False, before None.
 
         Raises:
             Refused: no waiting would help.
@@ -182,34 +184,39 @@ class Connection:
             Astray: the actor was sent here, and nobody answers.
             Unreachable: nobody has answered for `give_up_seconds`.
         """
-        backoff, complain_at, silent_since, mended = Backoff(), 0.0, time.monotonic(), False
+        backoff, complain_at, called_at, mended, again = Backoff(), 0.0, time.monotonic(), False, False
         while True:
             began = time.monotonic()
             try:
                 answer = self._attempt(attempt)
                 self._note_reached(reached=True)
-                self.heard_at = time.monotonic()
-                self._figures.note_call(name, self.heard_at - began)
+                self._silent_since = None
+                self._figures.note_call(name, time.monotonic() - began)
                 return answer
             except grpc.RpcError as error:
                 if self._closed.is_set():
                     raise Closed from error
                 status = error.code()
                 self._figures.note_call(name, time.monotonic() - began, status.name)
+                if status not in _RETRY:
+                    self._silent_since = None
                 if mend is not None and status == grpc.StatusCode.FAILED_PRECONDITION:
                     log.info("joining again: %s", error.details())
-                    if not mend():
+                    if not mend(again):
                         return None
                     if not mended:  # it is back: how long that took is no reason to wait as long once more
                         backoff.reset()
-                    mended = True
+                    mended = again = True
                 elif status not in _RETRY:
                     self._refuse(name, error)
                 else:
-                    self._note_reached(reached=False)
-                    self._check_silence(error)
+                    again = False
+                    # A place in line that took too long says nothing of a learner that is well.
+                    if not (name == "SubmitTrajectory" and status == grpc.StatusCode.DEADLINE_EXCEEDED):
+                        self._note_reached(reached=False)
+                        self._check_silence(error)
                     if time.monotonic() >= complain_at:
-                        self._complain(name, error, time.monotonic() - silent_since)
+                        self._complain(name, error, time.monotonic() - called_at)
                         complain_at = time.monotonic() + _COMPLAIN_EVERY_SECONDS
             if self.pause(backoff.next_delay()):
                 raise Closed
@@ -226,8 +233,9 @@ class Connection:
 
     def _check_silence(self, error: grpc.RpcError) -> None:
         """Raises Astray or Unreachable where the learner has been silent for too long."""
-        # Not where a place in line took too long: calls that wait there say nothing of a learner that is well.
-        silent = time.monotonic() - self.heard_at if error.code() == grpc.StatusCode.UNAVAILABLE else 0.0
+        now = time.monotonic()
+        since = self._silent_since if self._silent_since is not None else now
+        self._silent_since, silent = since, now - since
         said = f"no answer from {self.address}: {error.code().name}: {error.details()}"
         if self._sent_here and silent > _ASTRAY_SECONDS:
             raise Astray(said) from error
@@ -243,7 +251,10 @@ class Connection:
 
     def _complain(self, name: str, error: grpc.RpcError, waited: float) -> None:
         """Says why there is no answer; raises Refused where waiting for one is in vain."""
-        obstacle = find_obstacle(self.address, self._tls)
+        try:
+            obstacle = find_obstacle(self.address, self._tls)
+        except ConfigError:  # a file that was read when this began is gone, or half replaced; the connection has no need of it
+            obstacle = None
         # A learner that was reached before will be again, once whoever changed something there has seen it.
         if obstacle is not None and obstacle.hopeless and not self.accepted:
             raise Refused(f"{name}: {self.address}: {obstacle.reason}") from error

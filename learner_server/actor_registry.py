@@ -138,7 +138,8 @@ class ActorRegistry:
                 self._actors[actor_id] = actor
                 self._next_index += self._ranks
             elif incarnation < actor.incarnation:
-                raise _superseded(actor_id, incarnation, actor.incarnation)
+                # Of a restored one this process has seen none: then it may be a clock that is behind.
+                raise _superseded(actor_id, incarnation, actor.incarnation, seen=actor.joins > 0)
             elif incarnation > actor.incarnation:
                 actor.incarnation = incarnation
                 actor.lives += 1
@@ -359,5 +360,7 @@ def check_actor_id(actor_id: str) -> None:
         raise InvalidMessage("actor_id", "1 to 128 printable characters", repr(actor_id[:140]))
 
 
-def _superseded(actor_id: str, came: int, newest: int) -> Mismatch:
-    return Mismatch("incarnation", f"{newest}, which joined last as {actor_id!r}", f"{came}")
+def _superseded(actor_id: str, came: int, newest: int, *, seen: bool = True) -> Mismatch:
+    when = "" if seen else " before this learner was started"
+    hint = "" if seen else ": is the clock of this actor's machine behind?"
+    return Mismatch("incarnation", f"{newest}, which joined last as {actor_id!r}{when}", f"{came}{hint}")

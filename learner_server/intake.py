@@ -6,10 +6,16 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import grpc
+
+from impala.errors import InvalidMessage
 
 # Memory set aside for messages that have not come whole, and how many there may be of them, whatever their size.
 _MEMORY_BYTES = 2**30
 _LEAST, _MOST = 128, 1024
+_CANCELLATION_SECONDS = 0.1
 
 
 def messages_at_once(max_message_bytes: int) -> int:
@@ -55,6 +61,22 @@ class Intake:
                     del self._receiving[limit]
         finally:
             self._leave()
+
+    async def receive(self, context: Any) -> bytes:
+        """Returns the one message of a call whose handler runs before it is received.
+
+        Raises:
+            TimeoutError: it took too long.
+            InvalidMessage: the call has none.
+        """
+        async with self.place():
+            message = await context.read()
+        if message is grpc.aio.EOF:
+            # Where gRPC, or the caller, has ended the call, its cancellation is about to get here.
+            await asyncio.sleep(_CANCELLATION_SECONDS)
+            raise InvalidMessage("message", "one", "none")
+        received: bytes = message
+        return received
 
     async def _enter(self) -> None:
         if self._free:

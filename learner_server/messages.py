@@ -12,15 +12,14 @@ from google.protobuf.message import DecodeError
 from impala.errors import InvalidMessage
 from learner_server.intake import Intake
 
-_CANCELLATION_SECONDS = 0.1
-
 
 class Messages(grpc.aio.ServerInterceptor):
     """Reads messages, counts their bytes, and counts calls whose message no handler can read.
 
-    One over the size limit gRPC itself answers, with RESOURCE_EXHAUSTED, before any handler runs; the one trace it leaves here is a
-    call that ends without its message. Bytes that are not the message at all gRPC would answer with UNKNOWN and a traceback in the
-    log; they are INVALID_ARGUMENT like every other malformed message. One that does not come whole in time is UNAVAILABLE.
+    One over the size limit gRPC itself answers, with RESOURCE_EXHAUSTED; the one trace that it leaves here is a call that ends without
+    its message, and so does a call whose caller is gone in mid-message: both count as "incomplete:message". Bytes that are not the
+    message at all gRPC would answer with UNKNOWN and a traceback in the log; they are INVALID_ARGUMENT like every other malformed
+    message. One that does not come whole in time is UNAVAILABLE.
 
     Args:
         service: whose calls these are.
@@ -50,7 +49,7 @@ class Messages(grpc.aio.ServerInterceptor):
         was_accounted_for = [False]
         task = asyncio.current_task()
         assert task is not None
-        task.add_done_callback(lambda _: was_accounted_for[0] or self._count(["resource_exhausted:message"]))
+        task.add_done_callback(lambda _: was_accounted_for[0] or self._count(["incomplete:message"]))
 
         async def refuse(status: grpc.StatusCode, context: Any, error: str) -> NoReturn:
             was_accounted_for[0] = True
@@ -60,14 +59,11 @@ class Messages(grpc.aio.ServerInterceptor):
 
         async def answer(_: Any, context: Any) -> Any:
             try:
-                async with self._intake.place():
-                    message = await context.read()
+                message = await self._intake.receive(context)
             except TimeoutError:
                 await refuse(grpc.StatusCode.UNAVAILABLE, context, "message: did not come whole in time")
-            if message is grpc.aio.EOF:
-                # Where gRPC, or the caller, has ended the call, its cancellation is about to get here.
-                await asyncio.sleep(_CANCELLATION_SECONDS)
-                await refuse(grpc.StatusCode.INVALID_ARGUMENT, context, str(InvalidMessage("message", "one", "none")))
+            except InvalidMessage as error:
+                await refuse(grpc.StatusCode.INVALID_ARGUMENT, context, str(error))
             was_accounted_for[0] = True
             size = len(message)
             self._count_bytes(size)
@@ -75,8 +71,8 @@ class Messages(grpc.aio.ServerInterceptor):
                 # Kept by the handler alone, which lets go of it when it has to wait.
                 call = handler.unary_unary(handler.request_deserializer(message), context)  # type: ignore[misc]
             except DecodeError:
-                error = InvalidMessage("message", f"the message of {method}", f"{size} bytes that are not one")
-                await refuse(grpc.StatusCode.INVALID_ARGUMENT, context, str(error))
+                other = InvalidMessage("message", f"the message of {method}", f"{size} bytes that are not one")
+                await refuse(grpc.StatusCode.INVALID_ARGUMENT, context, str(other))
             del message  # the answer may have to wait, and others wait too
             return await call
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -33,6 +34,8 @@ _REACH_127_0_0_1 = frozenset({"127.0.0.1", "localhost", "0.0.0.0", "[::]"})  # n
 
 _HEALTH_CONNECTIONS = 64
 _HEALTH_MESSAGE_BYTES = 4096
+# Questions after health are a few bytes, and anybody may ask them: few at once, and not for long, whatever is sent in their place.
+_HEALTH_MESSAGES, _HEALTH_SECONDS, _HEALTH_SECONDS_WHEN_FULL = 8, 5.0, 1.0
 
 _OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -57,6 +60,17 @@ _OPTIONS = (
 )
 
 
+class _Probes(health_pb2_grpc.HealthServicer):
+    """Answers probes: `Check` alone, for a `Watch` does not end, and a few of them would keep probes out."""
+
+    def __init__(self, health: health_aio.HealthServicer) -> None:
+        self._health = health
+
+    async def Check(self, request: health_pb2.HealthCheckRequest, context: Any) -> Any:  # noqa: N802 - gRPC's name
+        """See grpc.health.v1."""
+        return await self._health.Check(request, context)
+
+
 class LearnerServer:
     """Serves a servicer on `address` from a thread named `grpc-loop`, between `start` and `stop`.
 
@@ -64,10 +78,11 @@ class LearnerServer:
         token: that every call but health checks must carry; None for none.
         credentials: for TLS; None serves in clear. With TLS, or where `address` is not 127.0.0.1's, a second port,
             `local_port`, serves 127.0.0.1 in clear.
-        health_address: where grpc.health.v1 is answered besides, alone and in clear: an orchestrator's probes speak no TLS.
+        health_address: where grpc.health.v1's Check is answered besides, alone and in clear: an orchestrator's probes speak no TLS.
         max_message_bytes: that are received; a larger message is refused before it is.
         max_connections: of each port; more are closed at once.
         intake: where messages have a place while they are received.
+        health_intake: the same for questions after health, for which nobody needs a token.
     """
 
     def __init__(
@@ -81,6 +96,7 @@ class LearnerServer:
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         max_connections: int = 4096,
         intake: Intake | None = None,
+        health_intake: Intake | None = None,
     ) -> None:
         self._servicer = servicer
         self._address = address
@@ -92,6 +108,7 @@ class LearnerServer:
             ("grpc.max_allowed_incoming_connections", max_connections),
         )
         self._intake = intake or Intake(messages_at_once(max_message_bytes))
+        self._health_intake = health_intake or _health_intake()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="grpc-loop", daemon=True)
         self._started: Future[int] = Future()
@@ -146,8 +163,8 @@ class LearnerServer:
 
     async def _serve(self) -> int:
         messages = Messages(SERVICE_NAME, self._servicer.refused.update, self._servicer.count_bytes, self._intake)
-        # Messages hands on bytes, which RefuseMalformed leaves alone.
-        interceptors: list[grpc.aio.ServerInterceptor] = [RefuseMalformed(), messages]
+        # Messages reads its calls by itself, and RefuseMalformed leaves those alone.
+        interceptors: list[grpc.aio.ServerInterceptor] = [RefuseMalformed(self._health_intake), messages]
         if self._token is not None:
             interceptors.insert(0, TokenCheck(self._token, self._servicer.refused.update))
         self._server = grpc.aio.server(options=(*_OPTIONS, *self._limits), interceptors=interceptors)
@@ -173,8 +190,8 @@ class LearnerServer:
             ("grpc.max_allowed_incoming_connections", _HEALTH_CONNECTIONS),
         )
         options = (*_OPTIONS, *limits)
-        server = grpc.aio.server(options=options, maximum_concurrent_rpcs=16, interceptors=[RefuseMalformed()])
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        server = grpc.aio.server(options=options, maximum_concurrent_rpcs=16, interceptors=[RefuseMalformed(_health_intake())])
+        health_pb2_grpc.add_HealthServicer_to_server(_Probes(self._health), server)
         try:
             self.health_port = server.add_insecure_port(address)
         except RuntimeError as error:
@@ -202,3 +219,7 @@ class LearnerServer:
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
+
+
+def _health_intake() -> Intake:
+    return Intake(_HEALTH_MESSAGES, seconds=_HEALTH_SECONDS, seconds_when_full=_HEALTH_SECONDS_WHEN_FULL)

@@ -207,7 +207,8 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         received = self._recorder_now()
         await self._limits.pace(self._actors.greet(request.actor_id))
         if request.known_version > self._store.version:
-            raise InvalidMessage("known_version", f"at most {self._store.version}, the newest", f"{request.known_version}")
+            # Of another run, or of this one before its disk went back: not for this learner, which `Join` will tell its actor.
+            raise Mismatch("known_version", f"at most {self._store.version}, the newest", f"{request.known_version}")
         if request.known_version == self._store.version:
             return pb.GetParametersResponse(version=request.known_version, not_modified=True, recording=self._recording(received))
         version, parameters = self._store.encoded()
@@ -330,7 +331,7 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         unroll = decode_unroll(request.unroll, self._spec)
         newest = self._store.version
         if request.unroll.parameter_version > newest:
-            raise InvalidMessage("unroll.parameter_version", f"at most {newest}, the newest", f"{request.unroll.parameter_version}")
+            raise Mismatch("unroll.parameter_version", f"at most {newest}, the newest", f"{request.unroll.parameter_version}")
         if not 0.0 <= request.age_seconds < float("inf"):
             raise InvalidMessage("age_seconds", "a duration of 0 or more", f"{request.age_seconds}")
         return _Submission(

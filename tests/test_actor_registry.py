@@ -275,11 +275,15 @@ def test_each_new_incarnation_is_another_life() -> None:
     assert [registry.join("a", incarnation, "host", 2).lives for incarnation in (1, 1, 4, 4, 5)] == [0, 0, 1, 1, 2]
 
 
-def test_a_restored_registry_turns_older_incarnations_away() -> None:
+def test_a_restored_registry_turns_older_incarnations_away_and_names_what_that_may_be() -> None:
     registry = ActorRegistry()
     registry.join("a", 7, "host", 2)
-    with pytest.raises(Mismatch, match="incarnation: expected 7"):
-        restored(registry).join("a", 6, "host", 2)
+    copy = restored(registry)
+    with pytest.raises(Mismatch, match="7, which joined last as 'a' before this learner was started, came 6: is the clock of this"):
+        copy.join("a", 6, "host", 2)
+    copy.join("a", 7, "host", 2)
+    with pytest.raises(Mismatch, match="7, which joined last as 'a', came 6$"):
+        copy.join("a", 6, "host", 2)
 
 
 def test_an_actor_that_waits_for_a_place_is_there_however_long_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,18 +9,21 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import grpc
 import numpy as np
 import pytest
 import torch
 
+from actor_client import connection
 from actor_client.backoff import Backoff
 from actor_client.client import LearnerClient
 from actor_client.connection import Closed
 from impala.config import NetworkConfig
-from impala.errors import Refused, Unreachable
+from impala.errors import ConfigError, Refused, Unreachable
 from impala.specs import UnrollSpec
 from impala.unroll import Episode, Unroll
 from impala.wire import Assignment, decode_unroll
@@ -168,6 +171,93 @@ def test_a_proxy_that_the_environment_names_is_not_asked(monkeypatch: pytest.Mon
         with new_client(service.address) as client, in_thread(lambda: client.join(0)) as outcome:
             wait_until(lambda: len(outcome) > 0)
     assert isinstance(outcome[0], Assignment)
+
+
+class LineStub:
+    """Stands for a learner with a line that is too long, which is gone later on."""
+
+    def __init__(self, *codes: grpc.StatusCode) -> None:
+        self._codes = iter(codes)
+
+    def call(self, *_: Any, **__: Any) -> None:
+        raise Unanswered(next(self._codes))
+
+    Join = GetParameters = SubmitTrajectory = call
+
+
+class Unanswered(grpc.RpcError):
+    """A call that has no answer."""
+
+    def __init__(self, code: grpc.StatusCode) -> None:
+        self._code = code
+
+    def code(self) -> grpc.StatusCode:
+        return self._code
+
+    def details(self) -> str:
+        return "as the test has it"
+
+
+def clock_of(client: LearnerClient, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Returns the time that the client's connection reads, for the test to set; what it waits for passes at once, a second each."""
+    now = [1000.0]
+    monkeypatch.setattr(connection, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(connection, "find_obstacle", lambda *_: None)
+
+    def pause(seconds: float) -> bool:
+        now[0] += 1.0
+        return False
+
+    monkeypatch.setattr(client._connection, "pause", pause)
+    client._connection._silent_since = None
+    return now
+
+
+UNAVAILABLE, LATE = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+@pytest.mark.parametrize(
+    ("name", "codes", "tries"),
+    [
+        ("SubmitTrajectory", [UNAVAILABLE] * 99, 7),
+        ("SubmitTrajectory", [LATE] * 9 + [UNAVAILABLE] * 90, 16),
+        ("GetParameters", [LATE] * 99, 7),
+    ],
+    ids=["gone", "a line that is too long, then gone", "does not answer"],
+)
+def test_silence_counts_from_when_somebody_asked_and_a_long_line_is_none(
+    name: str, codes: list[grpc.StatusCode], tries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, told = LearnerClient("127.0.0.1:1", actor_id="actor", incarnation=1, give_up_seconds=5.5), list[tuple[int, bool]]()
+    now, stub, calls = clock_of(client, monkeypatch), LineStub(*codes), 0
+    now[0] += 3600.0  # in which the actor collected, and nobody asked
+    client._connection._reached, client._connection._tell_reached = True, lambda reached: told.append((calls, reached))
+
+    def attempt() -> None:
+        nonlocal calls
+        calls += 1
+        stub.call()
+
+    with pytest.raises(Unreachable, match="given up after 6 s$"):
+        client._connection.call(name, attempt)
+    client.close()
+    assert (calls, told) == (tries, [(tries - 6, False)])
+
+
+def test_a_tls_file_that_is_gone_later_on_ends_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = LearnerClient("127.0.0.1:1", actor_id="actor", incarnation=1)
+    clock_of(client, monkeypatch)
+    monkeypatch.setattr(connection, "find_obstacle", Mock(side_effect=ConfigError("tls_ca: cannot read ca.pem")))
+    answers = iter([Unanswered(UNAVAILABLE), None])
+
+    def attempt() -> str:
+        error = next(answers)
+        if error is not None:
+            raise error
+        return "answered"
+
+    assert client._connection.call("GetParameters", attempt) == "answered"
+    client.close()
 
 
 @pytest.mark.parametrize("joined", [False, True])
@@ -525,12 +615,13 @@ def test_an_unroll_is_accepted_once_by_a_learner_that_restarted() -> None:
 
 
 @pytest.mark.parametrize("at_once", [1, 2])
-@pytest.mark.parametrize("change", ["another spec", "another run", "another task"])
+@pytest.mark.parametrize("change", ["another spec", "another run", "another task", "other limits"])
 def test_a_learner_that_came_back_with_something_else_to_run_ends_the_assignment(change: str, at_once: int) -> None:
     anew: dict[str, Any] = {
         "another spec": {"agent": replace(AGENT, network=NetworkConfig(hidden_sizes=(8,)))},
         "another run": {"run_id": "run-2"},
         "another task": {"task": 1},
+        "other limits": {"max_in_flight": 3},
     }
     with ExitStack() as stack:
         client, port = stack.enter_context(client_of_a_learner_that_is_gone(at_once))
@@ -541,6 +632,25 @@ def test_a_learner_that_came_back_with_something_else_to_run_ends_the_assignment
         assert client.next_parameters() is None
         # An unroll that was on its way while another joined anew may slip into what its digest does not tell apart.
         assert change != "another spec" or second.queue.account().received == 0
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_of_a_learner_whose_disk_went_back_an_actor_starts_over(at_once: int, caplog: pytest.LogCaptureFixture) -> None:
+    with ExitStack() as stack:
+        first = stack.enter_context(running_service(max_in_flight=at_once))
+        first.publish()
+        with started(first) as client:
+            assert submitted_with(client) == 2
+            wait_until(lambda: first.actors.find("actor", 1).ledger.answer(1) is True)
+            stack.close()
+            with running_service(port=int(first.address.rpartition(":")[2]), max_in_flight=at_once, capacity=10**9) as second:
+                wait_until(lambda: not submit(client, parameter_version=np.full(3, 2)))
+                assert client.reassigned
+                assert "the learner takes nothing that this actor has: starting over" in caplog.text
+                with new_client(second.address) as anew:
+                    anew._incarnation = 2
+                    anew.start(anew.join(0))  # type: ignore[arg-type]
+                    assert submitted_with(anew) == 1
 
 
 # A fresh process, for what it must not do is end it.

@@ -4,7 +4,9 @@ import socket
 import subprocess
 import sys
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from actor_client.client import LearnerClient
 from actor_client.config import ActorConfig
@@ -48,6 +50,20 @@ def test_a_probe_asks_no_proxy_that_the_environment_names(monkeypatch: pytest.Mo
 def test_no_port_is_opened_where_none_is_asked_for() -> None:
     with health_port(None) as report:
         report(True)
+
+
+def test_nobody_watches_on_the_port_of_probes_and_keeps_them_out() -> None:
+    with running_service() as service:
+        server = LearnerServer(service.servicer, "127.0.0.1:0", health_address="127.0.0.1:0")
+        server.start()
+        with grpc.insecure_channel(f"127.0.0.1:{server.health_port}") as channel:
+            watches = [health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=30.0) for _ in range(20)]
+            for watch in watches:
+                with pytest.raises(grpc.RpcError) as refused:
+                    next(watch)
+                assert refused.value.code() in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.RESOURCE_EXHAUSTED)
+            assert serves(server.health_port)
+        server.stop(0.0)
 
 
 def test_a_learner_serves_health_apart_from_all_else() -> None:

@@ -133,6 +133,28 @@ def test_a_message_that_drips_is_ended_and_others_are_answered(service: Service,
         assert service.servicer.refused == {"unavailable:message": 4}
 
 
+@pytest.mark.parametrize("method", ["Check", "Watch"])
+def test_a_question_after_health_that_drips_is_ended_and_takes_no_place_of_an_actors(service: Service, method: str) -> None:
+    asked, messages = Intake(2, seconds=0.3), Intake(8)
+    with serving(service, token=TOKEN, intake=messages, health_intake=asked) as server:
+        with connected(server, PREFACE, times=3) as connections:
+            for connection in connections:
+                connection.sendall(begin_call(f"/grpc.health.v1.Health/{method}", 1) + begin_message(1000, 1) + part_of_message(b"x", 1))
+            wait_until(lambda: not asked._free)
+            assert messages._free == 8
+            assert answers(server)
+            for connection in connections:
+                response_of(connection, lambda came: b"message: did not come whole in time" in came)
+            wait_until(lambda: asked._free == 2)
+
+
+def test_a_message_whose_sender_goes_away_counts_as_incomplete(service: Service) -> None:
+    with serving(service) as server:
+        with connected(server, PREFACE) as connections:
+            connections[0].sendall(begin_call("SubmitTrajectory", 1) + begin_message(1000, 1) + part_of_message(b"x", 1))
+        wait_until(lambda: service.servicer.refused == {"incomplete:message": 1})
+
+
 def test_drippers_in_every_place_make_room_for_who_comes(service: Service) -> None:
     intake = Intake(4, seconds=600.0, seconds_when_full=0.2)
     with serving(service, intake=intake) as server, connected(server, PREFACE, times=8) as connections:

@@ -169,7 +169,9 @@ BAD_SUBMISSIONS = {
     "unknown state": Bad(lambda message: message.unroll.initial_state.add(name="lstm"), "unroll.initial_state", "[]", "lstm"),
     "no unroll": Bad(lambda message: message.ClearField("unroll"), "unroll", "an unroll", "none"),
     "version 0": Bad(put("unroll.parameter_version", 0), "unroll.parameter_version", "at least 1", "0"),
-    "version from the future": Bad(put("unroll.parameter_version", 5), "unroll.parameter_version", "at most 1, the newest", "5"),
+    "version from the future": Bad(
+        put("unroll.parameter_version", 5), "unroll.parameter_version", "at most 1, the newest", "5", PRECONDITION
+    ),
     "another environment's spec": Bad(
         put("spec_digest", "0" * 16), "spec_digest", "this run's", "'0000000000000000'", PRECONDITION
     ),
@@ -223,7 +225,7 @@ def test_a_bad_join_is_refused_and_training_goes_on(service: Service, bad: Bad) 
 
 
 def test_a_known_version_from_the_future_is_refused(service: Service) -> None:
-    bad = Bad(put("known_version", 2), "known_version", "at most 1, the newest", "2")
+    bad = Bad(put("known_version", 2), "known_version", "at most 1, the newest", "2", PRECONDITION)
     with training_goes_on(service):
         assert_refused(service, pb.GetParametersRequest(actor_id="tester", known_version=2), bad)
 
@@ -298,7 +300,7 @@ def test_a_message_over_the_limit_is_refused_unread_and_counted(service: Service
         status, details = refusal(lambda: send(bytes(64 * 1024 * 1024 + 1)))
         assert status == grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "larger than max" in details
-        wait_until(lambda: service.servicer.refused == {"resource_exhausted:message": 1})
+        wait_until(lambda: service.servicer.refused == {"incomplete:message": 1})
 
 
 def test_calls_that_are_answered_are_not_counted_as_refused(service: Service) -> None:
