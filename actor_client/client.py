@@ -455,14 +455,14 @@ class LearnerClient:
             if self._joins != joins:
                 return True
             if again:
-                # Nor would another join help. The learner has an older version of the same run than this actor: its disk went back.
+                # Nor would another join help. The learner has an older version of the run than this actor: its disk went back.
                 log.warning("the learner takes nothing that this actor has: starting over")
                 self._reassigned.set()
                 return False
             # To stay: what is under way is this learner's.
             anew, before = self._join(stay=True), self._assignment
             assert isinstance(anew, Assignment)
-            # Another run's versions are not this run's, even where their unrolls look the same. Other limits are taken up anew, too.
+            # Another run's versions are not this run's, even where their unrolls look the same. Other limits start anew, too.
             if replace(anew, seed=before.seed) == before:
                 return True
         log.info("the learner has something else to run now")

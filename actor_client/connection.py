@@ -101,8 +101,8 @@ class Connection:
     ) -> None:
         self.address = address
         self.accepted = False
-        # Since when nobody has answered though somebody called, by `time.monotonic`; None while the learner answers. Not since the last
-        # answer: an actor may collect for minutes before it calls again.
+        # Since when nobody has answered though somebody called, by `time.monotonic`; None while the learner answers. Not since the
+        # last answer: an actor may collect for minutes before it calls again.
         self._silent_since: float | None = time.monotonic()
         self._tls = tls
         # Read once: a connection that is made anew must not fail for a file.
@@ -175,8 +175,8 @@ class Connection:
         Args:
             name: of the call, for the log and the figures.
             attempt: makes it once.
-            mend: called where the learner answers FAILED_PRECONDITION, with whether that was its answer to the last try, too, before
-                the next try or, where it returns False, before None.
+            mend: called where the learner answers FAILED_PRECONDITION, with whether that was its answer to the try before, too.
+                Where it returns True, another try follows, else None is returned.
 
         Raises:
             Refused: no waiting would help.

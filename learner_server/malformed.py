@@ -15,8 +15,8 @@ from learner_server.intake import Intake
 class RefuseMalformed(grpc.aio.ServerInterceptor):
     """Answers bytes that are not a method's message with INVALID_ARGUMENT, and a method that is not there with UNIMPLEMENTED.
 
-    gRPC would write a traceback to the log each time, and anybody may ask for the learner's health, as often as he likes. Nor would it
-    mind how many questions are on their way in, or how large they are.
+    gRPC would write a traceback to the log each time, and anybody may ask for the learner's health, as often as he likes. Nor would
+    it mind how many questions are on their way in, or how large they are.
 
     Args:
         intake: where messages of calls with a single one have a place while they are received.
@@ -43,7 +43,6 @@ class RefuseMalformed(grpc.aio.ServerInterceptor):
         if handler.stream_stream is not None:
             return grpc.stream_stream_rpc_method_handler(_of_several(handler.stream_stream), read, serializer)
         return handler
-
 
     def _of_one(self, method: Callable[..., Any], read: Callable[[bytes], Any]) -> Callable[[Any, Any], Awaitable[Any]]:
         async def answer(_: Any, context: Any) -> Any:

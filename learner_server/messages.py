@@ -16,10 +16,10 @@ from learner_server.intake import Intake
 class Messages(grpc.aio.ServerInterceptor):
     """Reads messages, counts their bytes, and counts calls whose message no handler can read.
 
-    One over the size limit gRPC itself answers, with RESOURCE_EXHAUSTED; the one trace that it leaves here is a call that ends without
-    its message, and so does a call whose caller is gone in mid-message: both count as "incomplete:message". Bytes that are not the
-    message at all gRPC would answer with UNKNOWN and a traceback in the log; they are INVALID_ARGUMENT like every other malformed
-    message. One that does not come whole in time is UNAVAILABLE.
+    One over the size limit gRPC itself answers, with RESOURCE_EXHAUSTED; the one trace that it leaves here is a call that ends
+    without its message, and so does a call whose caller is gone in mid-message: both count as "incomplete:message". Bytes that are
+    not the message at all gRPC would answer with UNKNOWN and a traceback in the log; they are INVALID_ARGUMENT like every other
+    malformed message. One that does not come whole in time is UNAVAILABLE.
 
     Args:
         service: whose calls these are.

@@ -279,10 +279,12 @@ def test_a_restored_registry_turns_older_incarnations_away_and_names_what_that_m
     registry = ActorRegistry()
     registry.join("a", 7, "host", 2)
     copy = restored(registry)
-    with pytest.raises(Mismatch, match="7, which joined last as 'a' before this learner was started, came 6: is the clock of this"):
+    with pytest.raises(
+        Mismatch, match=r"7, which joined last as 'a' before this learner was started, came 6: is the clock of this"
+    ):
         copy.join("a", 6, "host", 2)
     copy.join("a", 7, "host", 2)
-    with pytest.raises(Mismatch, match="7, which joined last as 'a', came 6$"):
+    with pytest.raises(Mismatch, match=r"7, which joined last as 'a', came 6$"):
         copy.join("a", 6, "host", 2)
 
 

@@ -238,7 +238,7 @@ def test_silence_counts_from_when_somebody_asked_and_a_long_line_is_none(
         calls += 1
         stub.call()
 
-    with pytest.raises(Unreachable, match="given up after 6 s$"):
+    with pytest.raises(Unreachable, match=r"given up after 6 s$"):
         client._connection.call(name, attempt)
     client.close()
     assert (calls, told) == (tries, [(tries - 6, False)])

@@ -134,18 +134,21 @@ def test_a_message_that_drips_is_ended_and_others_are_answered(service: Service,
 
 
 @pytest.mark.parametrize("method", ["Check", "Watch"])
-def test_a_question_after_health_that_drips_is_ended_and_takes_no_place_of_an_actors(service: Service, method: str) -> None:
-    asked, messages = Intake(2, seconds=0.3), Intake(8)
-    with serving(service, token=TOKEN, intake=messages, health_intake=asked) as server:
-        with connected(server, PREFACE, times=3) as connections:
-            for connection in connections:
-                connection.sendall(begin_call(f"/grpc.health.v1.Health/{method}", 1) + begin_message(1000, 1) + part_of_message(b"x", 1))
+def test_a_question_after_health_that_drips_makes_room_and_takes_no_place_of_an_actors(service: Service, method: str) -> None:
+    asked, messages = Intake(2, seconds=600.0, seconds_when_full=0.2), Intake(8)
+    dripped = begin_call(f"/grpc.health.v1.Health/{method}", 1) + begin_message(1000, 1) + part_of_message(b"x", 1)
+    with (
+        serving(service, token=TOKEN, intake=messages, health_intake=asked) as server,
+        connected(server, PREFACE + dripped, times=2) as connections,
+    ):
+        wait_until(lambda: not asked._free)
+        assert messages._free == 8
+        assert answers(server)
+        with connected(server, PREFACE + dripped):
             wait_until(lambda: not asked._free)
-            assert messages._free == 8
-            assert answers(server)
-            for connection in connections:
-                response_of(connection, lambda came: b"message: did not come whole in time" in came)
-            wait_until(lambda: asked._free == 2)
+            with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+                assert health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE).status
+        assert any(b"message: did not come whole in time" in connection.recv(65_536) for connection in connections)
 
 
 def test_a_message_whose_sender_goes_away_counts_as_incomplete(service: Service) -> None:
