@@ -43,12 +43,14 @@ def beside_peers(results: dict[str, dict[str, Any]], peers: Sequence[dict[str, A
     """Yields a row for each game, quarter of an hour and algorithm: means over seeds and Student's 95% interval.
 
     A seed's score is the mean return of the last hundred training episodes by then, whole games and unclipped for both. A run of
-    ours whose steps were out before keeps its last.
+    ours whose steps were out before keeps its last. Of ours only those on a processor that the peers had count.
     """
     yield "| game | minutes | algorithm | seeds | mean return, each seed | mean (95%) | on, each seed |"
     yield "|---|--:|---|--:|--:|--:|---|"
     for name in sorted({run["game"] for run in peers}):
+        theirs = {processor(run) for run in peers if run["game"] == name}
         ours = [run for result in results.values() for run in result["runs"] if _game(result, run) == name]
+        ours = [run for run in ours if processor(run) in theirs]
         longest = max(run["minutes"] for run in peers if run["game"] == name)
         for minutes in (*range(_QUARTER, math.ceil(longest), _QUARTER), longest):
             reached = {_OURS: [run for run in ours if run["ended"] == "total_steps" or run["seconds"] >= 59.0 * minutes]}
