@@ -249,9 +249,12 @@ class LearnerServicer(pb_grpc.LearnerServicer):
             self._limits.check_unrolls(actor)
             began = self._recorder_now()
             submission = self._decode(request)
+            newest = self._store.version
+            if submission.parameter_version > newest:  # as a known_version that is newer than ours
+                raise Mismatch("unroll.parameter_version", f"at most {newest}, the newest", f"{submission.parameter_version}")
             if submission.times is not None:
                 self._on_times(submission.times)
-            if self._store.version - submission.parameter_version > self._max_policy_lag:
+            if newest - submission.parameter_version > self._max_policy_lag:
                 return self._drop_stale(actor, submission)
             self._follow(actor, submission, began)
             size = sum(array.nbytes for array in submission.unroll.arrays())
@@ -329,9 +332,6 @@ class LearnerServicer(pb_grpc.LearnerServicer):
         if not request.HasField("unroll"):
             raise InvalidMessage("unroll", "an unroll", "none")
         unroll = decode_unroll(request.unroll, self._spec)
-        newest = self._store.version
-        if request.unroll.parameter_version > newest:
-            raise Mismatch("unroll.parameter_version", f"at most {newest}, the newest", f"{request.unroll.parameter_version}")
         if not 0.0 <= request.age_seconds < float("inf"):
             raise InvalidMessage("age_seconds", "a duration of 0 or more", f"{request.age_seconds}")
         return _Submission(
