@@ -161,6 +161,11 @@ class LearnerConfig:
         _at_least(self, 1, "max_calls_per_second", "max_actor_mebibytes", "max_line_mebibytes")
         if not 0.0 <= self.replay_fraction < 1.0:
             raise ConfigError(f"replay_fraction: expected at least 0 and below 1, came {self.replay_fraction}")
+        if self.replay_fraction and self.fresh_trajectories == self.batch_size:
+            raise ConfigError(
+                f"replay_fraction: expected a trajectory or more of a batch of {self.batch_size}, one being fresh, "
+                f"came {self.replay_fraction}"
+            )
         if len(self.env) > 1 and self.stop_at_return is not None:
             raise ConfigError("stop_at_return: expected one environment with it, for the returns of several are not alike")
         if len(self.env) > self.batch_size:

@@ -2,8 +2,10 @@
 
 import io
 import logging
+import os
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 from rich.console import Console
@@ -20,13 +22,32 @@ _STYLES = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "b
 _FIGURES_SECONDS = 2.0
 
 
+class _Output(Console):
+    """Standard output, whose reader may go away (`| head`, a closed session): what is printed then is lost, and nothing else is.
+
+    rich would raise SystemExit, in whichever thread prints, which may be the one that answers actors.
+    """
+
+    def on_broken_pipe(self) -> None:
+        """Called by rich; has whatever is printed from now on go nowhere, at the interpreter's end, too."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+def say(console: Console, text: str) -> None:
+    """Prints a line of a program's own, with rich's markup, however long it is; a disk under it that is full ends no run."""
+    with suppress(OSError):
+        console.print(text, highlight=False, soft_wrap=True)
+
+
 def standard_output() -> Console:
     """Returns the console that is the program's standard output, on which no character that the terminal lacks ends a run."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     # Where the environment forces colours upon what is no terminal, lines stay lines.
-    return Console(force_terminal=None if sys.stdout.isatty() else False)
+    return _Output(force_terminal=None if sys.stdout.isatty() else False)
 
 
 def on_console(console: Console) -> Lines:

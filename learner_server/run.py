@@ -33,6 +33,7 @@ from learner_server.actor_limits import ActorLimits
 from learner_server.actor_registry import ACTOR_SILENCE_SECONDS, Actor, ActorRegistry
 from learner_server.balance import Balance, Door
 from learner_server.config import LearnerConfig
+from learner_server.console import say
 from learner_server.curve import draw_curve
 from learner_server.descriptors import make_room_for
 from learner_server.episodes import EpisodeLog
@@ -256,7 +257,7 @@ class _Service:
         self._store.publish(self._learner.version, self._learner.network.state_dict())
         address = f"{split_address(self._config.listen, field='listen')[0]}:{self._server.start()}"
         who = "learner" if self._place.size == 1 else f"learner {self._place.rank} of {self._place.size}"
-        self._console.print(f"{who} listens on {address}", highlight=False)
+        say(self._console, f"{who} listens on {address}")
         try:
             actors = self._start_actors()
             try:
@@ -362,7 +363,7 @@ class _Service:
         mebibytes = config.replay_unrolls * TrajectoryReplay.bytes_per_trajectory(self._spec) / 2**20
         if not self._place.rank:
             said = f"replay: {config.replay_unrolls:,} trajectories, up to {mebibytes:,.0f} MiB"
-            self._console.print(said + (" for each learner" if self._place.size > 1 else ""), highlight=False)
+            say(self._console, said + (" for each learner" if self._place.size > 1 else ""))
         replay = TrajectoryReplay(config.replay_unrolls, seed=config.seed + self._place.rank)
         if self._start.checkpoint is not None:
             state = self._start.checkpoint.state
@@ -407,7 +408,7 @@ class _Service:
             log.error("curve: cannot write to %s: %s", self._directory.curve, error.strerror)
         lines.append(f"evaluate: impala-evaluate --run-dir {path}")
         for line in lines:
-            self._console.print(line, highlight=False, soft_wrap=True)
+            say(self._console, line)
         return code
 
     def _assign(self, actor: Actor, environments: int) -> Assignment:
@@ -520,10 +521,10 @@ def _build_learner(
 
 
 def _describe(console: Console, config: LearnerConfig, directory: RunDirectory, start: StartingPoint) -> None:
-    console.print(f"run directory: {escape(str(directory.path))}", highlight=False, soft_wrap=True)
+    say(console, f"run directory: {escape(str(directory.path))}")
     if start.checkpoint is None and start.steps_trained:
-        console.print(f"no checkpoint was ever written: new weights, at {start.steps_trained:,} steps", highlight=False)
+        say(console, f"no checkpoint was ever written: new weights, at {start.steps_trained:,} steps")
     if start.checkpoint is not None:
         lost = start.steps_lost - start.checkpoint.state["steps_lost"]
         note = f"; the weights of {lost:,} steps since are lost" if lost else ""
-        console.print(f"resumes from version {start.checkpoint.version} at {start.steps_trained:,} steps{note}", highlight=False)
+        say(console, f"resumes from version {start.checkpoint.version} at {start.steps_trained:,} steps{note}")

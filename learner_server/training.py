@@ -137,7 +137,7 @@ class Training:
         # A batch that was taken from the queue and not yet trained on.
         self._fetched: tuple[Unroll[np.ndarray], DeviceBatch] | None = None
         # Where stop_at_return was reached, while it remains to be seen whether it holds.
-        self._settle_from: int | None = None if start.checkpoint is None else start.checkpoint.state.get("settle_from")
+        self._settle_from = _settle_from(start)
         self._skipped_in_a_row = 0
         self._warned_of_values = False
         self._logged_version = learner.version
@@ -483,3 +483,12 @@ def _keeper(config: LearnerConfig, directory: RunDirectory, start: StartingPoint
     version = None if start.checkpoint is None else start.checkpoint.version
     folder, seconds, keep = directory.checkpoints, config.checkpoint_seconds, config.keep_checkpoints
     return CheckpointKeeper(folder, seconds=seconds, keep=keep, version=version)
+
+
+def _settle_from(start: StartingPoint) -> int | None:
+    """Returns where a run that was settling began to, so that as much of it lies before its weights as when they were saved."""
+    if start.checkpoint is None:
+        return None
+    began: int | None = start.checkpoint.state.get("settle_from")
+    # Steps that were trained on after the checkpoint count, and their weights, and what these played, are lost.
+    return None if began is None else began + start.steps_trained - int(start.checkpoint.state["env_steps"])

@@ -39,7 +39,7 @@ class Limit(Enum):
 
 
 _NEXT = {
-    Limit.NOTHING_YET: "wait for the first updates",
+    Limit.NOTHING_YET: "wait for updates, and for actors' `times`",
     Limit.ACTORS: "start actors, or look in their logs for why they do not come",
     Limit.ENVIRONMENT: "more actors on cores that have nothing else to do, or a faster --vectorization",
     Limit.INFERENCE: "more environments an actor (--envs), --acting-precision bfloat16, or a smaller network",
@@ -111,6 +111,8 @@ _FIGURES = {
     "ingest": "ingest_fraction",
     "lag": "policy_lag_mean",
 }
+# Of those, what the learner has from its actors alone.
+_OF_ACTORS = {name for name, figure in _FIGURES.items() if figure.startswith("actor_")}
 
 
 def judge(waits: Waits) -> Verdict:
@@ -181,8 +183,11 @@ class VerdictWindow:
         if not figures["actors"]:
             return Verdict(Limit.ACTORS, "no actor has called within the last ten seconds")
         means = {name: _mean([line.get(figure) for _, line in self._lines]) for name, figure in _FIGURES.items()}
-        if any(mean is None for mean in means.values()):
+        missing = {name for name, mean in means.items() if mean is None}
+        if missing - _OF_ACTORS:
             return Verdict(Limit.NOTHING_YET, "there have been no updates within the last ten seconds")
+        if missing:  # the .proto lets actors leave it out
+            return Verdict(Limit.NOTHING_YET, "actors do not say what they spend their time on")
         return judge(Waits(**{name: mean or 0.0 for name, mean in means.items()}))
 
 

@@ -12,7 +12,7 @@ from rich.markup import escape
 from impala.addresses import split_address
 from learner_server.actor_registry import ActorRegistry
 from learner_server.config import LearnerConfig
-from learner_server.console import FigureLog
+from learner_server.console import FigureLog, say
 from learner_server.histograms import LearnerHistograms
 from learner_server.progress import ProgressDisplay
 from learner_server.prometheus import MetricsPort
@@ -113,5 +113,5 @@ def _status_page(
     )
     with closing(feed), closing(StatusServer(address, feed, token=token, context=context)) as server:
         scheme = "http" if context is None else "https"
-        console.print(f"status page: {scheme}://{split_address(address, field='status')[0]}:{server.port}/", highlight=False)
+        say(console, f"status page: {scheme}://{split_address(address, field='status')[0]}:{server.port}/")
         yield feed.update

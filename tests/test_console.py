@@ -1,7 +1,10 @@
 """What a learner prints: whole lines for people, events where the log is JSON."""
 
+import errno
 import io
 import logging
+import os
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from impala.log_lines import HumanLine
-from learner_server.console import EventConsole, FigureLog, on_console, standard_output
+from learner_server.console import EventConsole, FigureLog, on_console, say, standard_output
 from learner_server.run import _describe
 from run_directory.layout import RunDirectory
 
@@ -36,6 +39,40 @@ def test_a_character_that_an_output_lacks_is_replaced_and_colours_make_no_termin
     console.print("1 … 2")
     sys.stdout.flush()
     assert (console.is_terminal, written.getvalue()) == (False, b"1 ? 2\n")
+
+
+# In a process of its own, for what must not happen is that it ends.
+GONE = """
+import sys, threading
+from learner_server.console import say, standard_output
+
+console = standard_output()
+thread = threading.Thread(target=lambda: (say(console, "x" * 100_000), sys.stderr.write("the thread went on\\n")))
+thread.start()
+thread.join()
+say(console, "to nobody")
+print("nor this", flush=True)
+sys.stderr.write("the program went on\\n")
+"""
+
+
+def test_a_reader_that_goes_away_ends_neither_program_nor_thread() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    root = Path(__file__).resolve().parent.parent
+    done = subprocess.run([sys.executable, "-c", GONE], cwd=root, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "the thread went on\nthe program went on\n")
+
+
+def test_a_full_disk_under_what_is_said_ends_nobody() -> None:
+    class Full(io.StringIO):
+        def flush(self) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        Console(file=Full()).print("to nobody")
+    say(Console(file=Full()), "to nobody")
 
 
 def test_a_folder_s_brackets_are_no_markup() -> None:

@@ -125,9 +125,14 @@ def test_the_replayed_share_leaves_room_for_fresh_trajectories(value: float) -> 
     assert refusal(replay_fraction=value) == f"replay_fraction: expected at least 0 and below 1, came {value}"
 
 
+def test_replay_that_leaves_no_room_for_a_replayed_trajectory_is_refused() -> None:
+    expected = "replay_fraction: expected a trajectory or more of a batch of 1, one being fresh, came 0.5"
+    assert refusal(batch_size=1, replay_fraction=0.5) == expected
+
+
 @pytest.mark.parametrize(
     ("batch_size", "replay_fraction", "fresh"),
-    [(32, 0.0, 32), (32, 0.5, 16), (32, 0.9, 3), (10, 0.25, 8), (3, 0.99, 1), (1, 0.5, 1), (2, 0.75, 1)],
+    [(32, 0.0, 32), (32, 0.5, 16), (32, 0.9, 3), (10, 0.25, 8), (3, 0.99, 1), (1, 0.0, 1), (2, 0.75, 1)],
 )
 def test_what_of_a_batch_is_not_replayed_is_fresh_and_at_least_one(batch_size: int, replay_fraction: float, fresh: int) -> None:
     assert make_config(batch_size=batch_size, replay_fraction=replay_fraction).fresh_trajectories == fresh

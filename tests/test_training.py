@@ -183,6 +183,18 @@ def test_a_run_that_was_solved_ends_at_once_when_it_is_started_again(tmp_path: P
     assert (again.end, again.learner.columns()) == (End.SOLVED, [])
 
 
+def test_steps_of_settling_whose_weights_are_lost_are_settled_again(tmp_path: Path) -> None:
+    fields = {"returns": [10.0] * 100, "stop_at_return": 10.0, "settle_steps": 60, "total_steps": 1000}
+    train(tmp_path, {0: 40}, **fields)  # type: ignore[arg-type]
+    start = find_starting_point(RunDirectory(tmp_path))
+    assert start.checkpoint is not None
+    assert start.steps_trained == 60
+    # As of a learner that was killed when it had settled for 60 steps, and whose checkpoint was written after 20 of them.
+    saved = replace(start.checkpoint, state={**start.checkpoint.state, "env_steps": 20})
+    again = train(tmp_path, {0: 40}, start=replace(start, checkpoint=saved), **fields)  # type: ignore[arg-type]
+    assert (again.end, len(again.learner.columns()) * 4 * STEPS) == (End.SOLVED, 40)
+
+
 class Died(Exception):
     """A learner did."""
 

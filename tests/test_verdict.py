@@ -113,6 +113,13 @@ def test_a_single_interval_turns_no_verdict_over_but_ten_seconds_do() -> None:
     assert verdict.limit is Limit.ENVIRONMENT
 
 
+def test_of_actors_that_say_nothing_of_their_time_that_is_said() -> None:
+    silent = {name: None for name in line() if name.startswith("actor_")}
+    verdict = VerdictWindow().update(0.0, line(**silent))
+    assert (verdict.limit, verdict.evidence) == (Limit.NOTHING_YET, "actors do not say what they spend their time on")
+    assert "no updates" in VerdictWindow().update(0.0, line(policy_lag_mean=None, **silent)).evidence
+
+
 def test_without_updates_or_actors_there_is_nothing_to_judge() -> None:
     window = VerdictWindow()
     assert window.update(0.0, line(policy_lag_mean=None)).limit is Limit.NOTHING_YET
