@@ -235,10 +235,10 @@ def test_an_actor_keeps_no_more_unrolls_than_its_window_while_the_learner_is_awa
 def test_one_join_is_enough_for_all_calls_that_a_restarted_learner_refused() -> None:
     with running_service() as service, started(service.address) as client:
         refused_at = client._joins
-        assert client._rejoin(refused_at)
-        assert client._rejoin(refused_at)
+        assert client._rejoin(refused_at, again=False)
+        assert client._rejoin(refused_at, again=False)
         assert service.actors.find("actor", 1).joins == 2
-        assert client._rejoin(client._joins)
+        assert client._rejoin(client._joins, again=False)
         assert service.actors.find("actor", 1).joins == 3
 
 
