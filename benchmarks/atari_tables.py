@@ -45,8 +45,8 @@ def beside_peers(results: dict[str, dict[str, Any]], peers: Sequence[dict[str, A
     A seed's score is the mean return of the last hundred training episodes by then, whole games and unclipped for both. A run of
     ours whose steps were out before keeps its last. Of ours only those on a processor that the peers had count.
     """
-    yield "| game | minutes | algorithm | seeds | mean return, each seed | mean (95%) | on, each seed |"
-    yield "|---|--:|---|--:|--:|--:|---|"
+    yield "| game | minutes | algorithm | seeds | mean return, each seed | mean (95%) | agent steps | on |"
+    yield "|---|--:|---|--:|--:|--:|--:|---|"
     for name in sorted({run["game"] for run in peers}):
         theirs = {processor(run) for run in peers if run["game"] == name}
         ours = [run for result in results.values() for run in result["runs"] if _game(result, run) == name]
@@ -62,8 +62,10 @@ def beside_peers(results: dict[str, dict[str, Any]], peers: Sequence[dict[str, A
                 scores = [at(run["curve"], seconds=60.0 * minutes) for run in runs]
                 if scores:
                     each = ", ".join(f"{score:.1f}" for score in scores)
-                    processors = "; ".join(processor(run) for run in runs)
-                    yield f"| {name} | {minutes:g} | {algorithm} | {len(scores)} | {each} | {interval(scores)} | {processors} |"
+                    steps = statistics.fmean(_steps_by(run["curve"], 60.0 * minutes) for run in runs)
+                    cells = (name, f"{minutes:g}", algorithm, f"{len(scores)}", each, interval(scores), f"{steps:,.0f}")
+                    processors = "; ".join(dict.fromkeys(processor(run) for run in runs))
+                    yield f"| {' | '.join(cells)} | {processors} |"
 
 
 def several_tasks(several: dict[str, Any], results: dict[str, dict[str, Any]]) -> Iterator[str]:
@@ -111,6 +113,10 @@ def at(curve: Sequence[Sequence[float]], *, steps: float = math.inf, seconds: fl
     if not until:
         raise ValueError(f"curve: expected a point by {steps:g} steps and {seconds:g} s, came none before {curve[0][:2]}")
     return until[-1]
+
+
+def _steps_by(curve: Sequence[Sequence[float]], seconds: float) -> float:
+    return max(done for done, took, _ in curve if took <= seconds)
 
 
 def interval(scores: Sequence[float]) -> str:
