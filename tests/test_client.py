@@ -209,7 +209,6 @@ def clock_of(client: LearnerClient, monkeypatch: pytest.MonkeyPatch) -> list[flo
         return False
 
     monkeypatch.setattr(client._connection, "pause", pause)
-    client._connection._silent_since = None
     return now
 
 
@@ -230,8 +229,9 @@ def test_silence_counts_from_when_somebody_asked_and_a_long_line_is_none(
 ) -> None:
     client, told = LearnerClient("127.0.0.1:1", actor_id="actor", incarnation=1, give_up_seconds=5.5), list[tuple[int, bool]]()
     now, stub, calls = clock_of(client, monkeypatch), LineStub(*codes), 0
+    client._connection.call(name, lambda: "answered")
     now[0] += 3600.0  # in which the actor collected, and nobody asked
-    client._connection._reached, client._connection._tell_reached = True, lambda reached: told.append((calls, reached))
+    client._connection._tell_reached = lambda reached: told.append((calls, reached))
 
     def attempt() -> None:
         nonlocal calls
