@@ -27,16 +27,16 @@ def evaluations(results: dict[str, dict[str, Any]]) -> Iterator[str]:
     """Yields a row for each evaluation of an agent for one game."""
     yield "| game | seed | minutes | agent steps | updates | mean return | median | lowest | human-normalised | processes | on |"
     yield "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|"
-    for result in results.values():
-        for run in sorted(result["runs"], key=lambda run: int(run["seed"])):
-            for each in (*run["earlier"], run):
-                played = each["evaluation"][result["manner"]]
-                low, high = played["ci95"]
-                yield (
-                    f"| {game(played['environment'])} | {run['seed']} | {each['seconds'] / 60:.0f} | {each['env_steps']:,} | "
-                    f"{each['learner_updates']:,} | {played['mean']:.1f} ({low:.1f} to {high:.1f}) | {played['median']:g} | "
-                    f"{played['min']:g} | {played['human_normalised']:.0f}% | {each['processes']} | {processor(run)} |"
-                )
+    every = [(result, run) for result in results.values() for run in result["runs"]]
+    for result, run in sorted(every, key=lambda pair: (_game(*pair), int(pair[1]["seed"]), pair[1]["seconds"])):
+        for each in (*run["earlier"], run):
+            played = each["evaluation"][result["manner"]]
+            low, high = played["ci95"]
+            yield (
+                f"| {game(played['environment'])} | {run['seed']} | {each['seconds'] / 60:.0f} | {each['env_steps']:,} | "
+                f"{each['learner_updates']:,} | {played['mean']:.1f} ({low:.1f} to {high:.1f}) | {played['median']:g} | "
+                f"{played['min']:g} | {played['human_normalised']:.0f}% | {each['processes']} | {processor(run)} |"
+            )
 
 
 def beside_peers(results: dict[str, dict[str, Any]], peers: Sequence[dict[str, Any]]) -> Iterator[str]:

@@ -54,11 +54,14 @@ def curves(results: dict[str, dict[str, Any]], output: Path) -> None:
 
 def atari(results: list[dict[str, Any]], peers: list[dict[str, Any]], output: Path) -> None:
     """Writes a panel for each game: returns by minutes of ours and of the peers, and each evaluation where it was made."""
-    figure, panels = plt.subplots(1, len(results), figsize=(4.5 * len(results), 3), squeeze=False, layout="constrained")
-    for axes, result in zip(panels.flat, results, strict=True):
+    games: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+    for result in results:
         manner = result["manner"]
         game = result["runs"][0]["evaluation"][manner]["environment"].removeprefix("ALE/").removesuffix("-v5")
-        for run in result["runs"]:
+        games.setdefault(game, []).extend((manner, run) for run in result["runs"])
+    figure, panels = plt.subplots(1, len(games), figsize=(4.5 * len(games), 3), squeeze=False, layout="constrained")
+    for axes, (game, ours) in zip(panels.flat, games.items(), strict=True):
+        for manner, run in ours:
             evaluated = [(each["seconds"], each["evaluation"][manner]["mean"]) for each in (*run["earlier"], run)]
             _by_minutes(axes, "IMPALA (this)", run["curve"], evaluated)
         for run in peers:
