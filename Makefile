@@ -168,7 +168,6 @@ atari: setup .venv-peers/.ready ## Train on real Atari, and peers for as long; g
 	-$(ATARI) --name atari-qbert --seeds 0 --minutes 60 -- --env ALE/Qbert-v5
 	-$(ATARI) --name atari-multitask --seeds 0 --actors 3 -- --total-steps 4500000 --batch-size 6 \
 	    --env ALE/Breakout-v5 ALE/Pong-v5 ALE/SpaceInvaders-v5
-	-$(ATARI) --name atari-pong-30-minutes --seeds 1 2 --minutes 30
 	$(BIN)/python -m benchmarks.atari_peers --peer $(PEERS) --games Pong Breakout --minutes 30 --seeds 0
 	$(BIN)/python -m benchmarks.atari_peers --peer $(PEERS) --games Pong Breakout --minutes 30 --seeds 1 2 --algorithms ppo
 	-$(BIN)/python -m benchmarks.ablations --wire

@@ -446,7 +446,7 @@ class LearnerClient:
 
         Args:
             joins: that had been made before the call that was refused. Where another thread has joined since, once is enough.
-            again: the call was refused so, one was joined, and it was refused so once more.
+            again: the call was refused in the same way before, and has been made again after a join.
         """
         assert self._assignment is not None
         with self._joining:

@@ -234,7 +234,7 @@ class Connection:
     def _check_silence(self, error: grpc.RpcError) -> None:
         """Raises Astray or Unreachable where the learner has been silent for too long."""
         now = time.monotonic()
-        since = self._silent_since if self._silent_since is not None else now
+        since = self._silent_since or now  # read once: another thread may be answered meanwhile
         self._silent_since, silent = since, now - since
         said = f"no answer from {self.address}: {error.code().name}: {error.details()}"
         if self._sent_here and silent > _ASTRAY_SECONDS:

@@ -3,7 +3,7 @@
     python -m benchmarks.atari_peers --games Pong Breakout --minutes 60 --seeds 0 1 2
 
 writes results/atari-peers.json, a run at a time; a series that was interrupted goes on with the run that it was in, from its start.
-Ours are the runs of `make atari` after as many minutes. `make .venv-peers/.ready` makes the peers' environment first. Both have the
+Ours are the runs of `make atari` after as many minutes. `make .venv-peers/.ready` makes the peers' environment first. Both want the
 machine for themselves, in turn, with two threads.
 """
 

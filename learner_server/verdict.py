@@ -39,7 +39,7 @@ class Limit(Enum):
 
 
 _NEXT = {
-    Limit.NOTHING_YET: "wait for updates, and for actors' `times`",
+    Limit.NOTHING_YET: "wait for updates by actors that say how they spend their time",
     Limit.ACTORS: "start actors, or look in their logs for why they do not come",
     Limit.ENVIRONMENT: "more actors on cores that have nothing else to do, or a faster --vectorization",
     Limit.INFERENCE: "more environments an actor (--envs), --acting-precision bfloat16, or a smaller network",

@@ -173,29 +173,17 @@ def test_a_proxy_that_the_environment_names_is_not_asked(monkeypatch: pytest.Mon
     assert isinstance(outcome[0], Assignment)
 
 
-class LineStub:
-    """Stands for a learner with a line that is too long, which is gone later on."""
-
-    def __init__(self, *codes: grpc.StatusCode) -> None:
-        self._codes = iter(codes)
-
-    def call(self, *_: Any, **__: Any) -> None:
-        raise Unanswered(next(self._codes))
-
-    Join = GetParameters = SubmitTrajectory = call
-
-
 class Unanswered(grpc.RpcError):
     """A call that has no answer."""
 
-    def __init__(self, code: grpc.StatusCode) -> None:
-        self._code = code
+    def __init__(self, code: grpc.StatusCode, details: str = "as the test has it") -> None:
+        self._code, self._details = code, details
 
     def code(self) -> grpc.StatusCode:
         return self._code
 
     def details(self) -> str:
-        return "as the test has it"
+        return self._details
 
 
 def clock_of(client: LearnerClient, monkeypatch: pytest.MonkeyPatch) -> list[float]:
@@ -228,7 +216,7 @@ def test_silence_counts_from_when_somebody_asked_and_a_long_line_is_none(
     name: str, codes: list[grpc.StatusCode], tries: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client, told = LearnerClient("127.0.0.1:1", actor_id="actor", incarnation=1, give_up_seconds=5.5), list[tuple[int, bool]]()
-    now, stub, calls = clock_of(client, monkeypatch), LineStub(*codes), 0
+    now, calls = clock_of(client, monkeypatch), 0
     client._connection.call(name, lambda: "answered")
     now[0] += 3600.0  # in which the actor collected, and nobody asked
     client._connection._tell_reached = lambda reached: told.append((calls, reached))
@@ -236,7 +224,7 @@ def test_silence_counts_from_when_somebody_asked_and_a_long_line_is_none(
     def attempt() -> None:
         nonlocal calls
         calls += 1
-        stub.call()
+        raise Unanswered(codes[calls - 1])
 
     with pytest.raises(Unreachable, match=r"given up after 6 s$"):
         client._connection.call(name, attempt)
@@ -274,21 +262,13 @@ def test_a_learner_that_stays_away_is_given_up_where_that_was_asked_for(joined: 
         client.close()
 
 
-class Unresolved(grpc.RpcError):
-    """What gRPC says of a name while it waits, up to two minutes, to ask for it again."""
-
-    def code(self) -> grpc.StatusCode:
-        return grpc.StatusCode.UNAVAILABLE
-
-    def details(self) -> str:
-        return "errors resolving learner:50051: [field:hostname lookup error:address lookup failed for learner:50051: not found]"
-
-
 class NamelessStub:
     """Stands for a connection whose name did not resolve."""
 
     def Join(self, *_: Any, **__: Any) -> None:
-        raise Unresolved
+        # What gRPC says of a name while it waits, up to two minutes, to ask for it again.
+        said = "errors resolving learner:50051: [field:hostname lookup error:address lookup failed for learner:50051: not found]"
+        raise Unanswered(UNAVAILABLE, said)
 
 
 def test_a_name_that_resolves_again_is_asked_for_at_once() -> None:
